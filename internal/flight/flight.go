@@ -1,0 +1,603 @@
+// Package flight is the table of flights: executions that are under way, found
+// by key, with everyone who waits for them.
+//
+// It owns all state that callers of one key share, and knows nothing of SQL or
+// of databases: what a flight executes is a [Runner], what it yields is a
+// [Value]. Waiting is done on channels only, mutexes are held for a few
+// instructions, so a test can drive the package with testing/synctest.
+//
+// A caller enters with a key. It either becomes the leader of a new flight,
+// which it must then launch, or follows a flight that is there:
+//
+//	f, leader := table.Enter(key, flight.Fenced)
+//	if leader {
+//		f.Launch(ctx, runner)
+//	}
+//	v, err := f.Wait(ctx)
+//
+// The leader is no more than the first waiter: when its context ends it leaves
+// like any other, and the flight goes on for those who stay.
+package flight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Rule says which flights of its key a caller may follow.
+type Rule uint8
+
+const (
+	// Fenced allows a flight that is not dispatched, or that was dispatched at
+	// an epoch that has not risen since: what was written through this process
+	// before the caller came is in the flight's result.
+	Fenced Rule = iota
+	// Strict allows only a flight that is not dispatched: the result is what
+	// the caller's own execution could have given.
+	Strict
+	// Join allows any flight, as golang.org/x/sync/singleflight does.
+	Join
+)
+
+// ErrGoexit is what waiters get when the execution ended its goroutine with
+// runtime.Goexit instead of returning.
+var ErrGoexit = errors.New("flightpg: the execution of a shared read called runtime.Goexit")
+
+// ErrAbandoned is the cancellation cause of a flight that its last waiter left.
+var ErrAbandoned = errors.New("flightpg: every caller of the shared read has gone")
+
+// PanicError is the value that every waiter panics with when the execution
+// panicked.
+type PanicError struct {
+	Value any    // what the execution panicked with
+	Stack []byte // its stack at that moment
+}
+
+func (p *PanicError) Error() string {
+	return fmt.Sprintf("flightpg: panic in the execution of a shared read: %v\n\n%s", p.Value, p.Stack)
+}
+
+// Unwrap returns Value if it is an error.
+func (p *PanicError) Unwrap() error {
+	err, _ := p.Value.(error)
+	return err
+}
+
+// Value is what a flight yields. It is shared: the table hands out one share
+// per waiter, and each holder drops its share when it has done with it.
+type Value interface {
+	// Share is called once, before anyone sees the value, with the number of
+	// shares that are handed out. Zero means that nobody is left to want it.
+	Share(n int)
+	// Retain adds a share. The table calls it only while it holds one itself.
+	Retain()
+	// Drop gives one share back.
+	Drop()
+}
+
+// Runner is what a flight executes, once, in a goroutine of its own.
+//
+// ctx carries the leader's values but not its cancellation; it is cancelled
+// with [ErrAbandoned] when the last waiter leaves. Run calls f.Dispatch just
+// before the first byte leaves for the server, and returns [ErrAbandoned] if
+// that reports false (ctx may not be cancelled yet then).
+type Runner[V Value] interface {
+	Run(ctx context.Context, f *Flight[V]) (V, error)
+}
+
+// Epoch counts what may have changed the database. One Epoch serves all tables
+// of a database in a process. The zero value is ready; all methods are safe for
+// concurrent use.
+type Epoch struct {
+	n    atomic.Uint64
+	open atomic.Int64
+}
+
+// Raise marks a point after which flights dispatched earlier are too old for
+// new followers under [Fenced]. Call it after the write has completed on the
+// server and before its caller hears of it.
+func (e *Epoch) Raise() { e.n.Add(1) }
+
+// Hold makes every fenced caller behave as a strict one until Release, for
+// writes whose end nobody reports: a raw connection in the user's hands.
+func (e *Epoch) Hold() { e.open.Add(1) }
+
+// Release ends a Hold, and raises the epoch.
+func (e *Epoch) Release() {
+	e.n.Add(1) // before the hold ends, so that no reader slips between
+	e.open.Add(-1)
+}
+
+// Now returns the current epoch: the number of raises so far.
+func (e *Epoch) Now() uint64 { return e.n.Load() }
+
+// Key is what makes two reads identical. Keys are compared in full; the hash
+// only finds the place to look.
+type Key struct {
+	Text string // kept by reference
+	Args []byte // copied when a flight is made
+}
+
+// shardCount bounds how many callers of different keys can meet on one lock.
+// A power of two.
+const shardCount = 64
+
+// Options configure a Table.
+type Options struct {
+	// Width is how many flights of one key may run at a time. At least 1.
+	Width int
+	// Window is how long a finished flight still takes followers (never under
+	// Strict, and under Fenced only while its epoch stands). Zero: not at all.
+	Window time.Duration
+}
+
+// Table holds the flights of one connector. It is safe for concurrent use.
+type Table[V Value] struct {
+	epoch  *Epoch
+	opts   Options
+	seed   maphash.Seed
+	hash   func(seed maphash.Seed, k Key) uint64 // replaced by tests to force collisions
+	shards [shardCount]shard[V]
+}
+
+type shard[V Value] struct {
+	// mu guards everything below, every slot of the shard and the fields of
+	// its flights that say so. Nothing that can block, and no code of a Runner
+	// or a caller, runs while it is held; a Value's methods do and must be
+	// quick.
+	mu    sync.Mutex
+	slots map[uint64]*slot[V]
+	stats Stats
+	_     [64]byte // a cache line between the locks of neighbours
+}
+
+// slot is the state of one key. It exists while a flight of the key does.
+//
+//	newest ── running, may take followers      running: how many execute,
+//	pending ─ gathers callers until one lands  abandoned ones included
+//	kept ──── finished, within its window
+type slot[V Value] struct {
+	next *slot[V] // another key with the same hash
+	hash uint64
+	text string
+	args string
+
+	running int
+	newest  *Flight[V]
+	pending *Flight[V]
+	kept    *Flight[V]
+}
+
+type state uint8
+
+const (
+	waiting    state = iota // not yet dispatched: may still see everything
+	dispatched              // its query is on the way: sees what was there
+	landed                  // its outcome is published
+)
+
+// Flight is one execution and everyone waiting for it.
+type Flight[V Value] struct {
+	t *Table[V]
+	s *shard[V]
+
+	// Guarded by s.mu.
+	slot    *slot[V]
+	state   state
+	refs    int    // waiters; never rises from 0: who finds nobody waiting starts anew
+	epoch   uint64 // at dispatch
+	cleared bool   // may run: false only while it is pending
+	run     Runner[V]
+	ctx     context.Context
+	cancel  context.CancelCauseFunc // nil when taken over by the Runner
+	expires time.Time               // while kept
+
+	// Written once before done is closed, read after.
+	done  chan struct{}
+	val   V
+	err   error
+	panic *PanicError
+}
+
+// Stats are a Table's figures. The first group only rises.
+type Stats struct {
+	Flights   uint64 // flights begun: callers that found none they might follow
+	Joins     uint64 // callers that followed a flight
+	Fenced    uint64 // callers that found a flight of their key under way, but dispatched too early for their rule
+	Abandoned uint64 // flights that their last waiter left before they landed
+	Panics    uint64 // executions that panicked or called runtime.Goexit
+
+	Flying  int64 // flights begun and not landed, now
+	Waiting int64 // callers waiting for a flight to land, now
+}
+
+// New makes a Table. Tables of one database share its epoch.
+func New[V Value](epoch *Epoch, opts Options) *Table[V] {
+	if opts.Width < 1 {
+		opts.Width = 1
+	}
+	t := &Table[V]{epoch: epoch, opts: opts, seed: maphash.MakeSeed(), hash: hashKey}
+	for i := range t.shards {
+		t.shards[i].slots = make(map[uint64]*slot[V])
+	}
+	return t
+}
+
+func hashKey(seed maphash.Seed, k Key) uint64 {
+	h := maphash.String(seed, k.Text)
+	if len(k.Args) > 0 {
+		h = h*0x9E3779B97F4A7C15 ^ maphash.Bytes(seed, k.Args)
+	}
+	return h
+}
+
+// Enter adds the caller to a flight of the key that its rule allows, or makes
+// one. A caller that gets leader == true must call Launch; every caller must
+// then call Wait, once.
+func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
+	if rule == Fenced && t.epoch.open.Load() > 0 {
+		rule = Strict
+	}
+	// The epoch is read after the call began: at worst the caller asks for
+	// more than it must.
+	epoch := t.epoch.Now()
+	h := t.hash(t.seed, k)
+	s := &t.shards[h%shardCount]
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sl := s.findLocked(h, k)
+	if sl == nil {
+		sl = &slot[V]{hash: h, text: k.Text, args: string(k.Args), next: s.slots[h]}
+		s.slots[h] = sl
+	}
+	if f := sl.kept; f != nil && f.allowsLocked(rule, epoch) && time.Now().Before(f.expires) {
+		f.val.Retain()
+		s.stats.Joins++
+		return f, false
+	}
+	if f := sl.newest; f != nil {
+		if f.allowsLocked(rule, epoch) {
+			f.joinLocked()
+			return f, false
+		}
+		s.stats.Fenced++
+	}
+	if f := sl.pending; f != nil {
+		f.joinLocked()
+		return f, false
+	}
+
+	f = &Flight[V]{t: t, s: s, slot: sl, refs: 1, done: make(chan struct{})}
+	s.stats.Flights++
+	s.stats.Flying++
+	s.stats.Waiting++
+	if sl.running < t.opts.Width {
+		f.clearLocked()
+	} else {
+		sl.pending = f
+	}
+	return f, true
+}
+
+func (f *Flight[V]) allowsLocked(rule Rule, epoch uint64) bool {
+	switch {
+	case f.state == waiting:
+		return true
+	case rule == Fenced:
+		return f.epoch >= epoch
+	default:
+		return rule == Join
+	}
+}
+
+func (f *Flight[V]) joinLocked() {
+	f.refs++
+	f.s.stats.Joins++
+	f.s.stats.Waiting++
+}
+
+// clearLocked lets the flight run and offers it to the callers to come.
+func (f *Flight[V]) clearLocked() {
+	f.cleared = true
+	f.slot.running++
+	f.slot.newest = f
+}
+
+// Launch hands over what the flight executes: at once, or when an earlier
+// flight of the key lands. Only the leader calls it, once.
+func (f *Flight[V]) Launch(ctx context.Context, run Runner[V]) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	f.s.mu.Lock()
+	f.ctx, f.cancel, f.run = ctx, cancel, run
+	cleared := f.cleared
+	f.s.mu.Unlock()
+	if cleared {
+		go f.fly()
+	}
+}
+
+// Dispatch marks the flight as dispatched: from now on its result is as old as
+// the server's next snapshot. It reports false if nobody waits any more; the
+// Runner should then return without executing anything. Calling it again, for
+// a repeated execution, changes nothing: the first dispatch counts.
+func (f *Flight[V]) Dispatch() bool {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if f.refs == 0 {
+		return false
+	}
+	if f.state == waiting {
+		f.state = dispatched
+		f.epoch = f.t.epoch.Now()
+	}
+	return true
+}
+
+// TakeCancel makes the Runner the owner of its context: the table does not
+// cancel it on landing, as a value that is still being read needs. The last
+// waiter's leaving before then cancels it all the same.
+func (f *Flight[V]) TakeCancel() context.CancelFunc {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	cancel := f.cancel
+	f.cancel = nil
+	return func() { cancel(nil) }
+}
+
+// fly executes the flight and publishes its outcome, whatever the Runner does.
+func (f *Flight[V]) fly() {
+	var v V
+	err := ErrGoexit
+	returned := false
+	defer func() {
+		if !returned {
+			if p := recover(); p != nil {
+				f.panic = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+		}
+		f.land(v, err)
+	}()
+	v, err = f.run.Run(f.ctx, f)
+	returned = true
+}
+
+// land removes the flight from the table and then wakes its waiters, in this
+// order: a caller that comes later never gets a finished result unless a
+// window is configured. It lets the key's pending flight go.
+func (f *Flight[V]) land(v V, err error) {
+	t, s, sl := f.t, f.s, f.slot
+	failed := err != nil || f.panic != nil
+	var expired *Flight[V]
+
+	s.mu.Lock()
+	f.val, f.err = v, err
+	f.state = landed
+	shares := f.refs
+	sl.running--
+	if sl.newest == f { // by identity: a newer flight's entry is not ours to remove
+		sl.newest = nil
+		if t.opts.Window > 0 && !failed && f.refs > 0 {
+			expired, sl.kept = sl.kept, f
+			f.expires = time.Now().Add(t.opts.Window)
+			shares++
+			time.AfterFunc(t.opts.Window, f.expire)
+		}
+	}
+	if !failed {
+		v.Share(shares)
+	}
+	s.stats.Flying--
+	s.stats.Waiting -= int64(f.refs)
+	if f.panic != nil || err == ErrGoexit {
+		s.stats.Panics++
+	}
+	next := sl.pending
+	if next != nil && sl.running < t.opts.Width {
+		sl.pending = nil
+		next.clearLocked()
+	} else {
+		next = nil
+	}
+	launched := next != nil && next.run != nil
+	s.dropIfEmptyLocked(sl)
+	cancel := f.cancel
+	s.mu.Unlock()
+
+	close(f.done)
+	if cancel != nil {
+		cancel(nil)
+	}
+	if expired != nil {
+		expired.val.Drop()
+	}
+	if launched { // else its leader is about to call Launch
+		go next.fly()
+	}
+}
+
+// Wait returns the flight's outcome, or ctx's error if that ends first. The
+// caller then has left the flight; the last one to leave cancels it. If the
+// execution panicked, Wait panics with a [*PanicError].
+//
+// A caller that gets a value owns one share of it.
+func (f *Flight[V]) Wait(ctx context.Context) (V, error) {
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		f.leave()
+		var none V
+		return none, ctx.Err()
+	}
+	if f.panic != nil {
+		panic(f.panic)
+	}
+	return f.val, f.err
+}
+
+// leave takes one waiter off. The last one out removes the flight from the
+// table in the same critical section: nobody can follow what is being given up.
+func (f *Flight[V]) leave() {
+	s := f.s
+	s.mu.Lock()
+	if f.state == landed {
+		s.mu.Unlock()
+		<-f.done
+		if f.err == nil && f.panic == nil {
+			f.val.Drop()
+		}
+		return
+	}
+	f.refs--
+	s.stats.Waiting--
+	if f.refs > 0 {
+		s.mu.Unlock()
+		return
+	}
+	sl := f.slot
+	s.stats.Abandoned++
+	switch f {
+	case sl.pending: // never ran, never will
+		sl.pending = nil
+		s.stats.Flying--
+	case sl.newest:
+		sl.newest = nil
+	}
+	s.dropIfEmptyLocked(sl)
+	cancel := f.cancel
+	s.mu.Unlock()
+	if cancel != nil {
+		cancel(ErrAbandoned)
+	}
+}
+
+// Forget closes the key's dispatched flight, and one kept in its window, to
+// new followers. Those who wait for it keep it. A flight that is not
+// dispatched yet stays open: it is as fresh as a new one.
+func (t *Table[V]) Forget(k Key) {
+	h := t.hash(t.seed, k)
+	s := &t.shards[h%shardCount]
+	s.mu.Lock()
+	sl := s.findLocked(h, k)
+	if sl == nil {
+		s.mu.Unlock()
+		return
+	}
+	if sl.newest != nil && sl.newest.state != waiting {
+		sl.newest = nil
+	}
+	kept := sl.kept
+	sl.kept = nil
+	s.dropIfEmptyLocked(sl)
+	s.mu.Unlock()
+	if kept != nil {
+		kept.val.Drop()
+	}
+}
+
+// expire ends the flight's window.
+func (f *Flight[V]) expire() {
+	s := f.s
+	s.mu.Lock()
+	ours := f.slot.kept == f
+	if ours {
+		f.slot.kept = nil
+		s.dropIfEmptyLocked(f.slot)
+	}
+	s.mu.Unlock()
+	if ours {
+		f.val.Drop()
+	}
+}
+
+// Clear drops every kept result. Flights under way are not touched.
+func (t *Table[V]) Clear() {
+	for i := range t.shards {
+		s := &t.shards[i]
+		var kept []*Flight[V]
+		s.mu.Lock()
+		for _, first := range s.slots {
+			for sl := first; sl != nil; sl = sl.next {
+				if sl.kept != nil {
+					kept = append(kept, sl.kept)
+				}
+			}
+		}
+		s.mu.Unlock()
+		for _, f := range kept {
+			f.expire()
+		}
+	}
+}
+
+// Stats returns the sum over the shards. Shards are read one after the other,
+// so figures that change together may be off by what happened in between.
+func (t *Table[V]) Stats() Stats {
+	var sum Stats
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		st := s.stats
+		s.mu.Unlock()
+		sum.Flights += st.Flights
+		sum.Joins += st.Joins
+		sum.Fenced += st.Fenced
+		sum.Abandoned += st.Abandoned
+		sum.Panics += st.Panics
+		sum.Flying += st.Flying
+		sum.Waiting += st.Waiting
+	}
+	return sum
+}
+
+// Keys returns how many keys the table holds.
+func (t *Table[V]) Keys() int {
+	n := 0
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for _, first := range s.slots {
+			for sl := first; sl != nil; sl = sl.next {
+				n++
+			}
+		}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+func (s *shard[V]) findLocked(h uint64, k Key) *slot[V] {
+	for sl := s.slots[h]; sl != nil; sl = sl.next {
+		if sl.text == k.Text && sl.args == string(k.Args) {
+			return sl
+		}
+	}
+	return nil
+}
+
+func (s *shard[V]) dropIfEmptyLocked(sl *slot[V]) {
+	if sl.running > 0 || sl.newest != nil || sl.pending != nil || sl.kept != nil {
+		return
+	}
+	first := s.slots[sl.hash]
+	if first == sl {
+		if sl.next == nil {
+			delete(s.slots, sl.hash)
+		} else {
+			s.slots[sl.hash] = sl.next
+		}
+		return
+	}
+	for prev := first; prev != nil; prev = prev.next {
+		if prev.next == sl {
+			prev.next = sl.next
+			return
+		}
+	}
+}
