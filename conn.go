@@ -1,0 +1,357 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/flightpg/flightpg/internal/flight"
+)
+
+// conn is a virtual connection: what database/sql takes for a connection. It
+// costs next to nothing, so that N callers of one flight can hold N of them
+// while PostgreSQL sees one.
+//
+//	Detached  no session. Shareable reads fly.
+//	Attached  has a session, from the first statement that must not be shared
+//	          until database/sql puts the connection back. All reads of that
+//	          time use the session: they may depend on what happened there.
+//	Pinned    keeps its session for life: something ran on it that may have
+//	          changed the session's state, or its *pgx.Conn was handed out.
+//	Broken    database/sql will drop it.
+//
+// It serves one goroutine at a time, as database/sql promises; only parked and
+// evicted are touched by others.
+type conn struct {
+	c      *Connector
+	lease  *lease // nil: detached
+	pinned bool
+	broken bool
+	tx     *tx
+	raw    bool // its *pgx.Conn is in the user's hands, and the epoch held
+
+	parked, evicted bool // guarded by c.sessions.mu
+}
+
+var (
+	_ driver.Conn               = (*conn)(nil)
+	_ driver.ConnBeginTx        = (*conn)(nil)
+	_ driver.ConnPrepareContext = (*conn)(nil)
+	_ driver.ExecerContext      = (*conn)(nil)
+	_ driver.QueryerContext     = (*conn)(nil)
+	_ driver.NamedValueChecker  = (*conn)(nil)
+	_ driver.Pinger             = (*conn)(nil)
+	_ driver.SessionResetter    = (*conn)(nil)
+	_ driver.Validator          = (*conn)(nil)
+)
+
+// attach gives the connection a session if it has none.
+func (cn *conn) attach(ctx context.Context) error {
+	if cn.broken {
+		return driver.ErrBadConn
+	}
+	if cn.lease != nil {
+		return nil
+	}
+	l, err := cn.c.sessions.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	cn.lease = l
+	return nil
+}
+
+// detach gives the session back. bad: nobody may use it again.
+func (cn *conn) detach(bad bool) {
+	if cn.raw {
+		cn.raw = false
+		cn.c.epoch.Release()
+	}
+	if cn.lease == nil {
+		return
+	}
+	if cn.c.sessions.unpark(cn) { // else it was closed to make room
+		cn.lease.bad = cn.lease.bad || bad
+		cn.c.sessions.release(cn.lease)
+	}
+	cn.lease, cn.pinned = nil, false
+}
+
+// ran notes what err, from the session, says about the session.
+func (cn *conn) ran(err error) {
+	if errors.Is(err, driver.ErrBadConn) {
+		cn.broken = true
+	}
+	if cn.lease.dead() {
+		cn.lease.bad = true
+	}
+}
+
+// bypass says why a query may not be shared here and now.
+func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
+	mode := cn.c.mode(ctx)
+	switch {
+	case mode == ModeOff:
+		return mode, ReasonModeOff
+	case cn.tx != nil:
+		return mode, ReasonTransaction
+	case cn.lease != nil:
+		return mode, ReasonSession
+	case v.reason != ReasonNone:
+		return mode, v.reason
+	case cn.c.off != ReasonNone:
+		return mode, cn.c.off
+	case cn.c.cfg.MaxResult < 0, v.avoided():
+		return mode, ReasonOverflow
+	}
+	return mode, ReasonNone
+}
+
+// query runs a query for the connection and for its statements: shared if it
+// may be, else on the session.
+func (cn *conn) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if cn.broken {
+		return nil, driver.ErrBadConn
+	}
+	v := cn.c.verdicts.get(query)
+	mode, why := cn.bypass(ctx, v)
+	if why == ReasonNone {
+		var res *result
+		var err error
+		res, why, err = cn.c.fly(ctx, mode, v, read{via: via, query: query, args: args})
+		if err != nil {
+			return nil, err
+		}
+		if res != nil {
+			return newReplay(ctx, res), nil
+		}
+	}
+	cn.c.stats.bypasses[why].Add(1)
+	if err := cn.attach(ctx); err != nil {
+		return nil, err
+	}
+	if !v.leavesSession() {
+		cn.pinned = true
+	}
+	rows, err := cn.lease.query(ctx, via, query, args)
+	cn.ran(err)
+	switch {
+	case !v.writes():
+		return rows, err
+	case cn.inTx() && v.leavesSession():
+		cn.tx.wrote = true
+		return rows, err
+	case err != nil:
+		cn.c.epoch.Raise() // nobody knows what it did before it failed
+		return nil, err
+	}
+	if cn.tx != nil {
+		cn.tx.wrote = true
+	}
+	return &fencedRows{passedRows{rows}, cn.c.epoch}, nil
+}
+
+// inTx reports whether the connection is in a transaction of database/sql that
+// will tell when it ends. Text can end a transaction too (COMMIT in a string of
+// statements): PostgreSQL's word counts, not the text's.
+func (cn *conn) inTx() bool { return cn.tx != nil && !cn.lease.idle() }
+
+// QueryContext implements driver.QueryerContext.
+func (cn *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return cn.query(ctx, viaQuery, query, args)
+}
+
+// exec runs a statement without rows on the session, for the connection and
+// for its statements.
+func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Result, error) {
+	cn.c.stats.execs.Add(1)
+	if err := cn.attach(ctx); err != nil {
+		return nil, err
+	}
+	v := cn.c.verdicts.get(query)
+	if !v.leavesSession() {
+		cn.pinned = true
+	}
+	res, err := cn.lease.exec(ctx, via, query, args)
+	cn.ran(err)
+	if cn.inTx() {
+		cn.tx.wrote = true
+	} else {
+		cn.c.epoch.Raise()
+	}
+	return res, err
+}
+
+// ExecContext implements driver.ExecerContext.
+func (cn *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	return cn.exec(ctx, viaQuery, query, args)
+}
+
+// CheckNamedValue implements driver.NamedValueChecker. pgx takes every value
+// as it is; for other inner drivers the session converts.
+func (cn *conn) CheckNamedValue(*driver.NamedValue) error { return nil }
+
+// Ping implements driver.Pinger. It reaches the server.
+func (cn *conn) Ping(ctx context.Context) error {
+	if err := cn.attach(ctx); err != nil {
+		return err
+	}
+	err := cn.lease.ping(ctx)
+	cn.ran(err)
+	return err
+}
+
+// BeginTx implements driver.ConnBeginTx.
+func (cn *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if err := cn.attach(ctx); err != nil {
+		return nil, err
+	}
+	inner, err := cn.lease.begin(ctx, opts)
+	cn.ran(err)
+	if err != nil {
+		return nil, err
+	}
+	cn.tx = &tx{cn: cn, inner: inner}
+	return cn.tx, nil
+}
+
+// Begin implements driver.Conn. database/sql calls BeginTx.
+func (cn *conn) Begin() (driver.Tx, error) {
+	return cn.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+// ResetSession implements driver.SessionResetter: database/sql takes the
+// connection into use again.
+func (cn *conn) ResetSession(ctx context.Context) error {
+	if cn.broken {
+		return driver.ErrBadConn
+	}
+	if cn.lease == nil {
+		return nil
+	}
+	if !cn.pinned {
+		cn.detach(false)
+		return nil
+	}
+	if !cn.c.sessions.unpark(cn) {
+		cn.broken = true
+		return driver.ErrBadConn
+	}
+	return cn.lease.ResetSession(ctx)
+}
+
+// IsValid implements driver.Validator: database/sql puts the connection back.
+// The session goes back to its pool here, unless it is pinned. database/sql
+// calls this after every use that did not end in driver.ErrBadConn, when all
+// rows and the transaction are closed.
+func (cn *conn) IsValid() bool {
+	if cn.raw {
+		cn.raw = false
+		cn.c.epoch.Release()
+	}
+	switch {
+	case cn.broken:
+		return false
+	case cn.lease == nil:
+		return true
+	case !cn.pinned:
+		cn.detach(false)
+		return true
+	case !cn.lease.IsValid(), !cn.c.sessions.park(cn):
+		cn.broken = true
+		return false
+	}
+	return true
+}
+
+// Close implements driver.Conn. A session that is still attached is closed: its
+// state is unknown, or it is in a transaction that db.Close has overtaken.
+func (cn *conn) Close() error {
+	cn.broken = true
+	if cn.tx != nil && cn.tx.wrote {
+		cn.c.epoch.Raise()
+	}
+	cn.detach(true)
+	return nil
+}
+
+// Conn returns the *pgx.Conn of the connection's session, for sql.Conn.Raw:
+//
+//	err := conn.Raw(func(dc any) error {
+//		pgxConn := dc.(interface{ Conn() *pgx.Conn }).Conn()
+//		...
+//	})
+//
+// The session belongs to this connection for the rest of its life, and until
+// the connection goes back to the pool every fenced read of the process behaves
+// as a strict one: nobody can tell what is written through a raw connection.
+// Conn returns nil if no session can be had or if the inner driver is not pgx.
+func (cn *conn) Conn() *pgx.Conn {
+	if err := cn.attach(context.Background()); err != nil || cn.lease.pgx == nil {
+		return nil
+	}
+	cn.pinned = true
+	if !cn.raw {
+		cn.raw = true
+		cn.c.epoch.Hold()
+	}
+	return cn.lease.pgx.Conn()
+}
+
+// tx is a transaction on the connection's session.
+type tx struct {
+	cn    *conn
+	inner driver.Tx
+	wrote bool
+}
+
+// Commit implements driver.Tx.
+func (t *tx) Commit() error { return t.end(t.inner.Commit()) }
+
+// Rollback implements driver.Tx.
+func (t *tx) Rollback() error {
+	err := t.inner.Rollback()
+	if err != nil {
+		// database/sql keeps a connection whose driver has ResetSession and
+		// IsValid after a rollback; this one is not known to have ended.
+		t.cn.lease.bad = true
+		t.cn.broken = true
+	}
+	return t.end(err)
+}
+
+// end raises the epoch on errors too: a commit whose answer was lost may have
+// happened.
+func (t *tx) end(err error) error {
+	t.cn.tx = nil
+	if t.wrote {
+		t.cn.c.epoch.Raise()
+	}
+	t.cn.ran(err)
+	return err
+}
+
+// fencedRows are rows of a statement that may have written. They raise the
+// epoch when the statement has ended on the server: at the end of the rows, at
+// an error and when they are closed, whatever the caller gets to.
+type fencedRows struct {
+	passedRows
+	epoch *flight.Epoch
+}
+
+// Next implements driver.Rows.
+func (r *fencedRows) Next(dest []driver.Value) error {
+	err := r.inner.Next(dest)
+	if err != nil {
+		r.epoch.Raise()
+	}
+	return err
+}
+
+// Close implements driver.Rows.
+func (r *fencedRows) Close() error {
+	defer r.epoch.Raise()
+	return r.inner.Close()
+}

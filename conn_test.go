@@ -1,0 +1,629 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// bubble runs tests in synctest bubbles: time is theirs, and they end only
+// when every goroutine has.
+func bubble(t *testing.T, name string, test func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+}
+
+const hotQuery = "SELECT v FROM t WHERE id = $1"
+
+// gated answers hotQuery when gate is closed, everything else at once.
+func gated(gate <-chan struct{}) func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+	return func(ctx context.Context, s *fakeSession, query string, _ []driver.NamedValue) (*fakeRows, error) {
+		if query == hotQuery {
+			select {
+			case <-gate:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		return oneRow(int64(s.id)), nil
+	}
+}
+
+func queryInt(ctx context.Context, q interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}, query string, args ...any,
+) (n int64, err error) {
+	err = q.QueryRowContext(ctx, query, args...).Scan(&n)
+	return n, err
+}
+
+func mustInt(t *testing.T, q interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}, query string, args ...any,
+) int64 {
+	t.Helper()
+	n, err := queryInt(context.Background(), q, query, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+func mustExec(t *testing.T, e interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}, query string, args ...any,
+) {
+	t.Helper()
+	if _, err := e.ExecContext(context.Background(), query, args...); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+func mustConn(t *testing.T, db *sql.DB) *sql.Conn {
+	t.Helper()
+	c, err := db.Conn(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestConn_Backends is the reason for virtual connections: however many
+// callers one query has, and whatever the limits of the handle, it takes one
+// session.
+func TestConn_Backends(t *testing.T) {
+	for _, limit := range []int{0, 1, 8, 1000} {
+		bubble(t, fmt.Sprintf("QueryMaxOpen=%d", limit), func(t *testing.T) {
+			gate := make(chan struct{})
+			f := &fakeServer{answer: gated(gate)}
+			db := openFake(t, f, Config{})
+			db.SetMaxOpenConns(limit)
+			var wg sync.WaitGroup
+			for range 500 {
+				wg.Go(func() {
+					if n, err := queryInt(t.Context(), db, hotQuery, 1); n != 1 || err != nil {
+						t.Errorf("Query = %v, %v; want 1 from session 1", n, err)
+					}
+				})
+			}
+			synctest.Wait()
+			if n := f.count(hotQuery); n != 1 {
+				t.Errorf("the query ran %d times at once; want 1", n)
+			}
+			close(gate)
+			wg.Wait()
+			if n := f.opened(); n != 1 {
+				t.Errorf("%d sessions were opened; want 1", n)
+			}
+			if s := ReadStats(db); (limit == 0 || limit == 1000) && s.Joins != 499 {
+				t.Errorf("Stats = %+v; want 499 joins", s)
+			}
+		})
+	}
+}
+
+func TestConn_Stmt(t *testing.T) {
+	bubble(t, "OnePrepareOneSession", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{}
+		f.answer = func(ctx context.Context, s *fakeSession, query string, args []driver.NamedValue) (*fakeRows, error) {
+			if len(args) == 0 { // prepare
+				return nil, nil
+			}
+			return gated(gate)(ctx, s, query, args)
+		}
+		db := openFake(t, f, Config{})
+		stmt, err := db.Prepare(hotQuery)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 40 {
+			wg.Go(func() {
+				var n int64
+				if err := stmt.QueryRow(1).Scan(&n); n != 1 || err != nil {
+					t.Errorf("QueryRow = %v, %v; want 1 from session 1", n, err)
+				}
+			})
+		}
+		synctest.Wait()
+		close(gate)
+		wg.Wait()
+		if n := f.count("prepare " + hotQuery); n != 1 {
+			t.Errorf("prepared %d times; want 1", n)
+		}
+		if n := f.count("execute " + hotQuery); n != 1 {
+			t.Errorf("executed %d times; want 1", n)
+		}
+		if n := f.opened(); n != 1 {
+			t.Errorf("%d sessions; want 1", n)
+		}
+		if err := stmt.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	bubble(t, "ArgumentCountIsChecked", func(t *testing.T) {
+		db := openFake(t, &fakeServer{}, Config{})
+		stmt, err := db.Prepare(hotQuery)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stmt.Close()
+		if _, err := stmt.Query(); err == nil || !strings.Contains(err.Error(), "expected 1 arguments, got 0") {
+			t.Errorf("Query = %v; want database/sql's complaint", err)
+		}
+	})
+	bubble(t, "PrepareErrorIsThatOfTheServer", func(t *testing.T) {
+		boom := errors.New("syntax error")
+		fail := true
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			if fail {
+				return nil, boom
+			}
+			return oneRow(int64(1)), nil
+		}}
+		db := openFake(t, f, Config{})
+		if _, err := db.Prepare(hotQuery); err != boom {
+			t.Errorf("Prepare = %v; want %v", err, boom)
+		}
+		fail = false // a table may have been created since
+		stmt, err := db.Prepare(hotQuery)
+		if err != nil {
+			t.Fatalf("Prepare = %v; want the error forgotten", err)
+		}
+		stmt.Close()
+	})
+	bubble(t, "InTransactionOnItsSession", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		tx, err := db.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stmt, err := tx.Prepare(hotQuery)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			var n int64
+			if err := stmt.QueryRow(1).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		begin := f.on("BEGIN")
+		for _, what := range []string{"prepare " + hotQuery, "execute " + hotQuery} {
+			for _, id := range f.on(what) {
+				if id != begin[0] {
+					t.Errorf("%q ran on session %d; want %d, the transaction's", what, id, begin[0])
+				}
+			}
+		}
+		if n := f.count("prepare " + hotQuery); n != 1 {
+			t.Errorf("prepared %d times; want 1", n)
+		}
+	})
+	bubble(t, "WritesGoToASession", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		stmt, err := db.Prepare("INSERT INTO t VALUES ($1)")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stmt.Close()
+		for i := range 3 {
+			if _, err := stmt.Exec(i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := f.count("execute INSERT INTO t VALUES ($1)"); n != 3 {
+			t.Errorf("executed %d times; want 3", n)
+		}
+	})
+}
+
+// TestConn_State follows sessions through the states of a virtual connection.
+func TestConn_State(t *testing.T) {
+	bubble(t, "SessionGoesBackAtPut", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		for range 20 {
+			mustExec(t, db, "INSERT INTO t VALUES (1)")
+		}
+		var conns []*sql.Conn
+		for range 20 { // 20 virtual connections
+			conns = append(conns, mustConn(t, db))
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+		for range 20 {
+			mustExec(t, db, "UPDATE t SET v = 1")
+		}
+		if n := f.opened(); n != 1 {
+			t.Errorf("%d sessions; want 1", n)
+		}
+	})
+	bubble(t, "DetachedUntilSomethingBypasses", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		c := mustConn(t, db)
+		defer c.Close()
+		mustInt(t, c, hotQuery, 1)
+		if s := ReadStats(db); s.Flights != 1 || s.SessionBackends != 0 {
+			t.Errorf("Stats = %+v; want the read on a flight and no session", s)
+		}
+		mustExec(t, c, "INSERT INTO t VALUES (1)")
+		own := f.on("INSERT INTO t VALUES (1)")[0]
+		if got := mustInt(t, c, hotQuery, 1); got != int64(own) {
+			t.Errorf("the read after the write ran on session %d; want %d, where the write was", got, own)
+		}
+		if s := ReadStats(db); s.Flights != 1 || s.Bypasses[ReasonSession] != 1 {
+			t.Errorf("Stats = %+v; want one bypass for the session", s)
+		}
+	})
+	bubble(t, "PinnedForLife", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		c := mustConn(t, db)
+		mustExec(t, c, "SET search_path = a")
+		own := int64(f.on("SET search_path = a")[0])
+		c.Close()
+		// The one virtual connection is used again and still has its session.
+		if got := mustInt(t, db, hotQuery, 1); got != own {
+			t.Errorf("the read ran on session %d; want %d, which the connection is pinned to", got, own)
+		}
+		other := mustConn(t, db)
+		another := mustConn(t, db)
+		for range 2 {
+			mustExec(t, other, "INSERT INTO t VALUES (1)")
+			mustExec(t, another, "INSERT INTO t VALUES (1)")
+		}
+		other.Close()
+		another.Close()
+		for _, c := range []*sql.Conn{mustConn(t, db), mustConn(t, db), mustConn(t, db)} {
+			mustExec(t, c, "DELETE FROM t")
+			defer c.Close()
+		}
+		seen := map[int]int{}
+		for _, id := range f.on("DELETE FROM t") {
+			seen[id]++
+		}
+		if len(seen) != 3 || seen[int(own)] != 1 {
+			t.Errorf("sessions of three connections at a time: %v; want three, the pinned one for its owner only", seen)
+		}
+	})
+	bubble(t, "TransactionUsesOneSession", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		tx, err := db.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := int64(f.on("BEGIN")[0])
+		for range 3 {
+			if got := mustInt(t, tx, hotQuery, 1); got != own {
+				t.Errorf("a read in the transaction ran on session %d; want %d", got, own)
+			}
+		}
+		if err := tx.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		if s := ReadStats(db); s.Flights != 0 || s.Bypasses[ReasonTransaction] != 3 {
+			t.Errorf("Stats = %+v; want 3 bypasses for the transaction", s)
+		}
+		mustInt(t, db, hotQuery, 1)
+		if s := ReadStats(db); s.Flights != 1 {
+			t.Errorf("Stats = %+v; want reads to fly again after the transaction", s)
+		}
+	})
+	bubble(t, "FailedRollbackClosesTheSession", func(t *testing.T) {
+		boom := errors.New("boom")
+		f := &fakeServer{answer: func(_ context.Context, s *fakeSession, query string, _ []driver.NamedValue) (*fakeRows, error) {
+			if query == "ROLLBACK" {
+				return nil, boom
+			}
+			return oneRow(int64(s.id)), nil
+		}}
+		db := openFake(t, f, Config{})
+		tx, err := db.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Rollback(); err != boom {
+			t.Errorf("Rollback = %v; want %v", err, boom)
+		}
+		if n := f.open(); n != 0 {
+			t.Errorf("%d sessions are open; want the one whose rollback failed closed", n)
+		}
+	})
+	bubble(t, "BadConnIsTriedAgainByDatabaseSQL", func(t *testing.T) {
+		f := &fakeServer{}
+		f.answer = func(_ context.Context, s *fakeSession, query string, _ []driver.NamedValue) (*fakeRows, error) {
+			if s.id == 1 {
+				return nil, driver.ErrBadConn
+			}
+			return oneRow(int64(s.id)), nil
+		}
+		db := openFake(t, f, Config{})
+		mustExec(t, db, "INSERT INTO t VALUES (1)")
+		if got := f.on("INSERT INTO t VALUES (1)"); !slices.Equal(got, []int{1, 2}) {
+			t.Errorf("ran on sessions %v; want 1, then 2", got)
+		}
+		if got := f.on("CLOSE"); !slices.Equal(got, []int{1}) {
+			t.Errorf("closed %v; want 1", got)
+		}
+	})
+	bubble(t, "InvalidSessionIsClosed", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		mustExec(t, db, "INSERT INTO t VALUES (1)")
+		f.sessions[0].invalid = true
+		mustExec(t, db, "INSERT INTO t VALUES (2)")
+		if n := f.open(); n != 0 {
+			t.Errorf("%d sessions open; want the invalid one closed", n)
+		}
+		mustExec(t, db, "INSERT INTO t VALUES (3)")
+	})
+	bubble(t, "PingReachesTheServer", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		if err := db.Ping(); err != nil {
+			t.Fatal(err)
+		}
+		if n := f.count("PING"); n != 1 {
+			t.Errorf("%d pings; want 1", n)
+		}
+	})
+	bubble(t, "ConnectErrorAsItIs", func(t *testing.T) {
+		boom := errors.New("connection refused")
+		db := openFake(t, &fakeServer{connect: func(context.Context) error { return boom }}, Config{})
+		_, qerr := db.Query(hotQuery, 1)
+		_, eerr := db.Exec("INSERT INTO t VALUES (1)")
+		_, perr := db.Prepare(hotQuery)
+		_, berr := db.Begin()
+		for _, err := range []error{qerr, eerr, perr, berr, db.Ping()} {
+			if err != boom {
+				t.Errorf("error = %v; want %v", err, boom)
+			}
+		}
+	})
+	bubble(t, "StatementsBeforePreparedAreBounded", func(t *testing.T) {
+		var c stmtCache
+		s := &fakeSession{server: &fakeServer{}}
+		for i := range maxStmts + 10 {
+			q := fmt.Sprint(i)
+			if old := c.put(q, &fakeStmt{s, q}); (old != nil) != (i >= maxStmts) {
+				t.Fatalf("statement %d: evicted = %v", i, old)
+			}
+			c.get("0") // used all the time: never evicted
+		}
+		if c.get("0") == nil || c.get("1") != nil {
+			t.Error("evicted the wrong statement")
+		}
+		if len(c.order) != maxStmts || len(c.byText) != maxStmts {
+			t.Errorf("%d, %d statements kept; want %d", len(c.order), len(c.byText), maxStmts)
+		}
+	})
+}
+
+func TestConn_Close(t *testing.T) {
+	bubble(t, "DuringTransaction", func(t *testing.T) {
+		f := &fakeServer{}
+		c, err := Wrap(f, Config{SessionConns: 1, FlightConns: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := c.OpenDB()
+		tx, err := db.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil { // would be reported as a deadlock if it waited
+			t.Error(err)
+		}
+		_ = tx.Rollback()
+		synctest.Wait()
+		if n := f.open(); n != 0 {
+			t.Errorf("%d sessions open after Close and Rollback; want none", n)
+		}
+	})
+	bubble(t, "DuringFlight", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{answer: gated(gate)}
+		c, err := Wrap(f, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := c.OpenDB()
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { _, _ = queryInt(context.Background(), db, hotQuery, 1) })
+		}
+		synctest.Wait()
+		go db.Close()
+		synctest.Wait()
+		close(gate)
+		wg.Wait()
+		synctest.Wait()
+		if n := f.open(); n != 0 {
+			t.Errorf("%d sessions open after Close; want none", n)
+		}
+		if n := c.table.Keys(); n != 0 {
+			t.Errorf("%d keys left; want none", n)
+		}
+	})
+	bubble(t, "NewConnectionsAreRefused", func(t *testing.T) {
+		c, err := Wrap(&fakeServer{}, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := c.OpenDB()
+		db.Close()
+		if _, err := c.Connect(t.Context()); err == nil {
+			t.Error("Connect after Close = nil error")
+		}
+		if err := c.Close(); err != nil {
+			t.Errorf("second Close = %v", err)
+		}
+	})
+}
+
+// TestConn_SessionConns lets many goroutines share few sessions, most of them
+// pinned sooner or later.
+func TestConn_SessionConns(t *testing.T) {
+	bubble(t, "IdlePinnedMakeRoom", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{SessionConns: 2})
+		var conns []*sql.Conn
+		for range 2 {
+			c := mustConn(t, db)
+			mustExec(t, c, "SET a = 1")
+			conns = append(conns, c)
+		}
+		for _, c := range conns {
+			time.Sleep(time.Second)
+			c.Close()
+		}
+		// Both sessions are pinned to idle connections. A third needs one.
+		hold := []*sql.Conn{mustConn(t, db), mustConn(t, db), mustConn(t, db)}
+		var free *sql.Conn
+		for _, c := range hold {
+			_ = c.Raw(func(dc any) error {
+				if dc.(*conn).lease == nil {
+					free = c
+				}
+				return nil
+			})
+		}
+		for _, c := range hold {
+			if c != free {
+				c.Close() // idle again
+			}
+		}
+		mustExec(t, free, "INSERT INTO t VALUES (1)")
+		free.Close()
+		if s := ReadStats(db); s.Evictions != 1 || s.SessionBackends > 2 {
+			t.Errorf("Stats = %+v; want one eviction and at most 2 sessions", s)
+		}
+	})
+	bubble(t, "PinnedThatGoesIdleWhileOthersWait", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{SessionConns: 1})
+		c := mustConn(t, db)
+		mustExec(t, c, "SET a = 1")
+		done := make(chan error)
+		go func() {
+			_, err := db.Exec("INSERT INTO t VALUES (1)")
+			done <- err
+		}()
+		synctest.Wait()
+		c.Close()
+		if err := <-done; err != nil { // the bubble would deadlock if nobody made room
+			t.Error(err)
+		}
+	})
+	bubble(t, "ProgressForEver", func(t *testing.T) {
+		f := &fakeServer{answer: func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			time.Sleep(time.Millisecond)
+			return oneRow(int64(s.id)), nil
+		}}
+		db := openFake(t, f, Config{SessionConns: 4, FlightConns: 2})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // of the bubble's time
+		defer cancel()
+		var wg sync.WaitGroup
+		var done atomic.Int64
+		for i := range 64 {
+			wg.Go(func() {
+				for range 50 {
+					var err error
+					switch i % 5 {
+					case 0:
+						_, err = db.ExecContext(ctx, "INSERT INTO t VALUES (1)")
+					case 1:
+						var tx *sql.Tx
+						if tx, err = db.BeginTx(ctx, nil); err == nil {
+							_, _ = tx.ExecContext(ctx, "UPDATE t SET v = 1")
+							err = tx.Commit()
+						}
+					case 2:
+						_, err = queryInt(ctx, db, "SELECT vol_f()")
+					case 3:
+						var c *sql.Conn
+						if c, err = db.Conn(ctx); err == nil {
+							_, err = c.ExecContext(ctx, "SET a = 1")
+							c.Close()
+						}
+					default:
+						_, err = queryInt(ctx, db, hotQuery, 1)
+					}
+					if err != nil {
+						t.Errorf("goroutine %d: %v", i, err)
+						return
+					}
+					done.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if n := done.Load(); n != 64*50 {
+			t.Errorf("%d of %d calls done", n, 64*50)
+		}
+		if s := ReadStats(db); s.SessionBackends > 4 || s.FlightBackends > 2 {
+			t.Errorf("Stats = %+v; want at most 4 sessions and 2 flight backends", s)
+		}
+	})
+}
+
+func TestConn_WritesAreNotDelayed(t *testing.T) {
+	bubble(t, "BehindAFlight", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{answer: gated(gate)}
+		db := openFake(t, f, Config{FlightConns: 1, SessionConns: 1})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = queryInt(context.Background(), db, hotQuery, 1)
+		}()
+		synctest.Wait()
+		mustExec(t, db, "INSERT INTO t VALUES (1)")
+		close(gate)
+		<-done
+	})
+	bubble(t, "NeverRetriedOrMerged", func(t *testing.T) {
+		boom := errors.New("broken pipe")
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			return nil, boom
+		}}
+		db := openFake(t, f, Config{})
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if _, err := db.Exec("INSERT INTO t VALUES (1)"); err != boom {
+					t.Errorf("Exec = %v; want %v", err, boom)
+				}
+				if _, err := db.Query("INSERT INTO t VALUES (1) RETURNING id"); err != boom {
+					t.Errorf("Query = %v; want %v", err, boom)
+				}
+			})
+		}
+		wg.Wait()
+		if n := f.count("INSERT INTO t VALUES (1)"); n != 10 {
+			t.Errorf("the INSERT ran %d times; want 10", n)
+		}
+		if n := f.count("INSERT INTO t VALUES (1) RETURNING id"); n != 10 {
+			t.Errorf("the RETURNING ran %d times; want 10", n)
+		}
+	})
+}

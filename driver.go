@@ -1,0 +1,440 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/flightpg/flightpg/internal/flight"
+)
+
+func init() { sql.Register("flightpg", &Driver{}) }
+
+// Driver is the database/sql driver, registered as "flightpg".
+type Driver struct {
+	c *Connector // set in the Driver that a Connector returns: how ReadStats finds it
+}
+
+var (
+	_ driver.Driver        = (*Driver)(nil)
+	_ driver.DriverContext = (*Driver)(nil)
+	_ driver.Connector     = (*Connector)(nil)
+)
+
+// Open implements driver.Driver. database/sql calls OpenConnector.
+func (d *Driver) Open(dsn string) (driver.Conn, error) {
+	c, err := NewConnector(dsn, Config{})
+	if err != nil {
+		return nil, err
+	}
+	return c.Connect(context.Background())
+}
+
+// OpenConnector implements driver.DriverContext. It parses the DSN, so a bad
+// one is an error of sql.Open.
+func (d *Driver) OpenConnector(dsn string) (driver.Connector, error) {
+	return NewConnector(dsn, Config{})
+}
+
+// Config are the settings of a connector. The zero value is the safe default.
+// A parameter in the DSN, whose name is given with each field, comes before the
+// field.
+type Config struct {
+	// Mode says which flights a read may join. The zero value is ModeFenced.
+	// DSN: flight_mode=fenced|strict|join|off.
+	Mode Mode
+
+	// Width is how many flights of one key may run at a time; callers that may
+	// join none of them wait together for the next. 0 means 2; at most 1000.
+	// DSN: flight_width.
+	Width int
+
+	// MaxResult bounds one buffered result, in bytes of memory. A larger one
+	// is streamed to one caller, and the others run their own query. 0 means
+	// 1 MiB; negative: no result is shared. DSN: flight_max_result, with an
+	// optional unit (kB, MB, GB: powers of 1024).
+	MaxResult int64
+
+	// Memory bounds all results that are buffered at a time, in bytes. 0 means
+	// 64 MiB; negative is an error. DSN: flight_memory, with an optional unit.
+	Memory int64
+
+	// FlightConns bounds the PostgreSQL connections that flights run on. Reads
+	// that find none free wait, and more callers can join them. 0 means no
+	// limit, as in database/sql. DSN: flight_conns.
+	FlightConns int
+
+	// SessionConns bounds the PostgreSQL connections for everything that is
+	// not shared: writes, transactions, Conn, Ping. 0 means no limit. DSN:
+	// session_conns.
+	SessionConns int
+
+	// Timeout bounds the execution of one flight, whatever its callers'
+	// contexts say, waiting for a connection included. 0 means no limit. DSN:
+	// flight_timeout, as 500ms or 5s.
+	Timeout time.Duration
+
+	// Window is how long a finished result is given to further callers,
+	// without asking the server. Under ModeFenced it ends with the next write
+	// made through this process; ModeStrict never uses it. Writes made
+	// elsewhere stay unseen for as long. 0, the default, keeps nothing. DSN:
+	// flight_window.
+	Window time.Duration
+
+	// IgnoreComments lets reads that differ in comments only share a flight,
+	// which then runs with the comments of its leader: for applications in
+	// which something adds a trace comment to each statement. DSN:
+	// flight_ignore_comments=on|off.
+	IgnoreComments bool
+
+	// MaxIdle bounds the idle connections that each of the two pools keeps. 0
+	// means 64; negative: none are kept. It takes the place of DB.SetMaxIdleConns, which
+	// here bounds virtual connections only.
+	MaxIdle int
+
+	// MaxIdleTime closes a connection that was idle for so long. 0 means 5
+	// minutes; negative: never. It takes the place of DB.SetConnMaxIdleTime.
+	MaxIdleTime time.Duration
+
+	// MaxLifetime closes a connection, when it is idle, that is older. 0 means
+	// no limit. It takes the place of DB.SetConnMaxLifetime.
+	MaxLifetime time.Duration
+
+	// Database names the database for Wrap, so that connectors to the same one
+	// share their fences: a write through one is then seen by fenced reads
+	// through the other. Without it, a wrapped connector stands alone. Not
+	// used where there is a DSN, which says it.
+	Database string
+}
+
+// withDefaults checks the config and fills in what is not set.
+func (cfg Config) withDefaults() (Config, error) {
+	check := func(field string, ok bool, want string) error {
+		if ok {
+			return nil
+		}
+		return fmt.Errorf("flightpg: Config.%s is out of range: use %s", field, want)
+	}
+	err := errors.Join(
+		check("Mode", cfg.Mode <= ModeOff, "ModeFenced, ModeStrict, ModeJoin or ModeOff"),
+		check("Width", cfg.Width >= 0 && cfg.Width <= maxWidth, "1 to 1000, or 0 for 2"),
+		check("Memory", cfg.Memory >= 0, "a number of bytes, or 0 for 64 MiB"),
+		check("FlightConns", cfg.FlightConns >= 0, "0 for no limit, or more"),
+		check("SessionConns", cfg.SessionConns >= 0, "0 for no limit, or more"),
+		check("Timeout", cfg.Timeout >= 0, "0 for no limit, or more"),
+		check("Window", cfg.Window >= 0, "0 for none, or more"),
+		check("MaxLifetime", cfg.MaxLifetime >= 0, "0 for no limit, or more"),
+	)
+	if err != nil {
+		return cfg, err
+	}
+	if cfg.Width == 0 {
+		cfg.Width = 2
+	}
+	if cfg.MaxResult == 0 {
+		cfg.MaxResult = 1 << 20
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = 64 << 20
+	}
+	if cfg.MaxIdle == 0 {
+		cfg.MaxIdle = 64
+	}
+	if cfg.MaxIdleTime == 0 {
+		cfg.MaxIdleTime = 5 * time.Minute
+	}
+	return cfg, nil
+}
+
+// Connector is a driver.Connector that coalesces identical reads. Flights are
+// shared between the connections of one Connector, never between Connectors.
+// It is safe for concurrent use; a sql.DB made from it closes it.
+type Connector struct {
+	cfg      Config
+	driver   *Driver
+	off      Reason // not ReasonNone: nothing is shared
+	viaStmt  byte   // how prepared statements run: viaQuery where pgx makes no difference
+	epoch    *flight.Epoch
+	table    *flight.Table[*result]
+	verdicts *verdictCache
+	budget   budget
+	stats    counters
+
+	flightInner, sessionInner driver.Connector
+
+	open   sync.Once // opens the pools, at the first connection
+	opened atomic.Bool
+	closed atomic.Bool
+
+	// Set by open.
+	flights  *sql.DB
+	sessions *sessionPool
+	exec     executor
+}
+
+// NewConnector makes a connector for a DSN in any form that pgx takes: a URL,
+// keywords and values, or a name from stdlib.RegisterConnConfig. flightpg's own
+// parameters in the DSN come before cfg.
+func NewConnector(dsn string, cfg Config) (*Connector, error) {
+	rest, found, err := splitDSN(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if err = setParams(&cfg, found); err != nil {
+		return nil, err
+	}
+	if strings.HasPrefix(rest, "registeredConnConfig") {
+		inner, err := stdlib.GetDefaultDriver().(driver.DriverContext).OpenConnector(rest)
+		if err != nil {
+			return nil, err
+		}
+		return newConnector(inner, inner, cfg)
+	}
+	pc, err := pgx.ParseConfig(rest)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Database = databaseName(&pc.Config)
+	fc := pc.Copy()
+	fc.BuildContextWatcherHandler = cancelRequest
+	c, err := newConnector(stdlib.GetConnector(*fc), stdlib.GetConnector(*pc), cfg)
+	if err != nil {
+		return nil, err
+	}
+	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
+		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
+	}
+	if severalHosts(&pc.Config) && !primaryOnly(&pc.Config) {
+		c.off = ReasonSeveralHosts
+	}
+	return c, nil
+}
+
+// Wrap makes a connector over another one, of any driver. pgx's own gives the
+// most: with other drivers nothing can be learned from the protocol.
+func Wrap(inner driver.Connector, cfg Config) (*Connector, error) {
+	if inner == nil {
+		return nil, errors.New("flightpg: Wrap needs a driver.Connector, not nil")
+	}
+	return newConnector(inner, inner, cfg)
+}
+
+func newConnector(flights, sessions driver.Connector, cfg Config) (*Connector, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c := &Connector{
+		cfg:          cfg,
+		viaStmt:      viaStmt,
+		epoch:        epochOf(cfg.Database),
+		verdicts:     newVerdictCache(cfg.IgnoreComments),
+		budget:       budget{limit: cfg.Memory},
+		flightInner:  flights,
+		sessionInner: sessions,
+	}
+	c.driver = &Driver{c: c}
+	c.table = flight.New[*result](c.epoch, flight.Options{Width: cfg.Width, Window: cfg.Window})
+	return c, nil
+}
+
+// OpenDB opens a database handle for a DSN and sets its pool as flightpg likes
+// it: connections there are virtual and cost next to nothing, so there is no
+// limit on open ones and a large one on idle ones. PostgreSQL's connections are
+// bounded by Config.FlightConns and Config.SessionConns.
+func OpenDB(dsn string, cfg Config) (*sql.DB, error) {
+	c, err := NewConnector(dsn, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return c.OpenDB(), nil
+}
+
+// maxIdleVirtual is how many idle virtual connections OpenDB's handles keep.
+const maxIdleVirtual = 10_000
+
+// OpenDB opens a database handle over the connector, as the function OpenDB
+// does.
+func (c *Connector) OpenDB() *sql.DB {
+	db := sql.OpenDB(c)
+	db.SetMaxIdleConns(maxIdleVirtual)
+	return db
+}
+
+// Connect implements driver.Connector. It asks nobody: a virtual connection
+// takes a PostgreSQL connection when it needs one.
+func (c *Connector) Connect(context.Context) (driver.Conn, error) {
+	if c.closed.Load() {
+		return nil, errors.New("flightpg: the connector is closed")
+	}
+	c.open.Do(c.openPools)
+	return &conn{c: c}, nil
+}
+
+func (c *Connector) openPools() {
+	pool := func(inner driver.Connector, limit int) *sql.DB {
+		db := sql.OpenDB(sessionConnector{inner})
+		db.SetMaxOpenConns(limit)
+		db.SetMaxIdleConns(c.cfg.MaxIdle)
+		db.SetConnMaxIdleTime(max(c.cfg.MaxIdleTime, 0))
+		db.SetConnMaxLifetime(c.cfg.MaxLifetime)
+		return db
+	}
+	c.flights = pool(c.flightInner, c.cfg.FlightConns)
+	c.sessions = &sessionPool{db: pool(c.sessionInner, c.cfg.SessionConns), cap: c.cfg.SessionConns}
+	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult}
+	c.opened.Store(true)
+}
+
+// Driver implements driver.Connector.
+func (c *Connector) Driver() driver.Driver { return c.driver }
+
+// Close implements io.Closer; sql.DB.Close calls it, before it closes its
+// connections. It closes idle PostgreSQL connections, and waits for none: those
+// in use close when they are given back.
+func (c *Connector) Close() error {
+	if c.closed.Swap(true) || !c.opened.Load() {
+		return nil
+	}
+	c.table.Clear()
+	return errors.Join(c.flights.Close(), c.sessions.db.Close())
+}
+
+// Fence makes every fenced read from now on see what is in the database at
+// this moment: it joins no flight that is under way, and no kept result. Call
+// it after a write that did not go through flightpg in this process, or when
+// told of one. It serves all connectors to the same database. The error says
+// that db was not opened with flightpg.
+func Fence(db *sql.DB) error {
+	c, err := connectorOf(db)
+	if err != nil {
+		return err
+	}
+	c.epoch.Raise()
+	return nil
+}
+
+// Forget makes the flight of one query and its arguments take no new followers:
+// the next caller's rows are read anew, in every mode. Callers that wait for it
+// keep it. The error says that db was not opened with flightpg, or that an
+// argument cannot be part of a key, so that there is no such flight.
+func Forget(_ context.Context, db *sql.DB, query string, args ...any) error {
+	c, err := connectorOf(db)
+	if err != nil {
+		return err
+	}
+	named := make([]driver.NamedValue, len(args))
+	for i, a := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
+		if n, ok := a.(sql.NamedArg); ok {
+			named[i].Name, named[i].Value = n.Name, n.Value
+		}
+	}
+	for _, via := range slices.Compact([]byte{viaQuery, c.viaStmt}) {
+		key, why := appendKey(nil, via, "", named)
+		if why != ReasonNone {
+			return fmt.Errorf("flightpg: no flight to forget: the arguments are never shared (%v)", why)
+		}
+		c.table.Forget(flight.Key{Text: c.verdicts.get(query).keyed, Args: key})
+	}
+	return nil
+}
+
+func connectorOf(db *sql.DB) (*Connector, error) {
+	if db != nil {
+		if d, ok := db.Driver().(*Driver); ok && d.c != nil {
+			return d.c, nil
+		}
+	}
+	return nil, errors.New(`flightpg: the database handle was not opened with flightpg: use flightpg.OpenDB or sql.Open("flightpg", …)`)
+}
+
+// cancelRequest makes a flight whose callers have all left cancel its query on
+// the server and keep its connection. pgx's own default closes the connection;
+// that stays the way for sessions.
+func cancelRequest(pg *pgconn.PgConn) ctxwatch.Handler {
+	return &pgconn.CancelRequestContextWatcherHandler{
+		Conn:          pg,
+		DeadlineDelay: time.Second, // without an answer by then, the connection is closed
+	}
+}
+
+// epochs are the epochs of this process, by database. They are never removed:
+// a fence that is forgotten would be a stale read, a number costs nothing.
+var epochs = struct {
+	mu sync.Mutex // guards m
+	m  map[string]*flight.Epoch
+}{m: make(map[string]*flight.Epoch)}
+
+// epochOf returns the epoch that all connectors to a database share.
+func epochOf(database string) *flight.Epoch {
+	if database == "" {
+		return new(flight.Epoch)
+	}
+	epochs.mu.Lock()
+	defer epochs.mu.Unlock()
+	e := epochs.m[database]
+	if e == nil {
+		e = new(flight.Epoch)
+		epochs.m[database] = e
+	}
+	return e
+}
+
+// databaseName identifies a database by its hosts, ports and name as the DSN
+// has them.
+func databaseName(pc *pgconn.Config) string {
+	var b strings.Builder
+	for _, h := range hosts(pc) {
+		b.WriteString(h)
+		b.WriteByte(',')
+	}
+	return b.String() + "/" + pc.Database
+}
+
+// hosts returns the addresses that the config may connect to. pgx lists one
+// several times when it tries it with and without TLS.
+func hosts(pc *pgconn.Config) []string {
+	var hs []string
+	add := func(host string, port uint16) {
+		h := net.JoinHostPort(host, strconv.Itoa(int(port)))
+		if !slices.Contains(hs, h) {
+			hs = append(hs, h)
+		}
+	}
+	add(pc.Host, pc.Port)
+	for _, f := range pc.Fallbacks {
+		add(f.Host, f.Port)
+	}
+	return hs
+}
+
+func severalHosts(pc *pgconn.Config) bool { return len(hosts(pc)) > 1 }
+
+// primaryOnly reports whether target_session_attrs makes sure that every
+// session goes to the one server that takes writes. pgx keeps the parameter as
+// the function that checks it.
+func primaryOnly(pc *pgconn.Config) bool {
+	if pc.ValidateConnect == nil {
+		return false
+	}
+	is := func(f pgconn.ValidateConnectFunc) bool {
+		return reflect.ValueOf(pc.ValidateConnect).Pointer() == reflect.ValueOf(f).Pointer()
+	}
+	return is(pgconn.ValidateConnectTargetSessionAttrsPrimary) || is(pgconn.ValidateConnectTargetSessionAttrsReadWrite)
+}

@@ -1,0 +1,198 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/flightpg/flightpg/internal/flight"
+)
+
+// read is what a flight executes: one read, with arguments of its own.
+type read struct {
+	via   byte
+	query string
+	args  []driver.NamedValue
+}
+
+// executor runs reads for flights. It calls dispatch just before the first byte
+// of the query leaves for the server, and executes nothing when that reports
+// false: then nobody waits any more. The context is cancelled when the last
+// caller has gone; takeCancel makes the result's live rows the owner of that.
+type executor interface {
+	execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error)
+}
+
+// launch is the flight.Runner of one read.
+type launch struct {
+	c *Connector
+	r read
+	v *verdict
+}
+
+// Run implements flight.Runner.
+func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
+	timeout := l.c.cfg.Timeout
+	if timeout > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, timeout, errFlightTimeout)
+		defer stop()
+	}
+	res, err := l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
+	if err != nil && context.Cause(ctx) == errFlightTimeout {
+		return nil, fmt.Errorf("flightpg: the shared read took longer than flight_timeout (%v): %w", timeout, err)
+	}
+	if err == nil && res.live != nil {
+		l.c.stats.overflows.Add(1)
+		if res.why == ReasonOverflow {
+			l.v.learnOverflow()
+		}
+	}
+	return res, err
+}
+
+var errFlightTimeout = errors.New("flight_timeout")
+
+// poolExecutor runs each read on a session of the flight pool, over any inner
+// driver, in the flight's own goroutine.
+type poolExecutor struct {
+	db        *sql.DB // the flight pool
+	budget    *budget
+	maxResult int64
+
+	retries atomic.Uint64
+}
+
+// maxPings bounds how many dead pooled sessions a retry walks past.
+const maxPings = 64
+
+func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error) {
+	l, err := borrow(ctx, e.db)
+	if err != nil {
+		return nil, err
+	}
+	for again := false; ; again = true {
+		if !dispatch() {
+			l.release()
+			return nil, flight.ErrAbandoned
+		}
+		res, err := e.attempt(ctx, l.session, r)
+		if res != nil && res.live != nil {
+			res.live.cancel, res.live.done = takeCancel(), l.release
+			return res, nil
+		}
+		failure := err
+		if res != nil && res.tail != nil {
+			failure = res.tail
+		}
+		lost := l.connectionLost(failure)
+		if lost {
+			l.bad = true
+		}
+		retry := !again && ctx.Err() == nil && (lost || l.strayCancel(failure))
+		l.cancelled = ctx.Err() != nil
+		l.release()
+		if !retry {
+			return res, err
+		}
+		if res != nil {
+			res.Share(0)
+		}
+		// It was a read and nobody has seen a row: run it once more, on a
+		// connection that answers.
+		e.retries.Add(1)
+		if l, err = e.borrowAlive(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// attempt runs the read once.
+func (e *poolExecutor) attempt(ctx context.Context, s *session, r *read) (*result, error) {
+	if r.via == viaPrepare {
+		st, err := s.stmt(ctx, r.query)
+		if err != nil {
+			return nil, err
+		}
+		return &result{numInput: st.NumInput(), budget: e.budget}, nil
+	}
+	// The inner driver may keep or change the slice; a retry needs it whole.
+	rows, err := s.query(ctx, r.via, r.query, slices.Clone(r.args))
+	if err != nil {
+		return nil, err
+	}
+	return buffer(rows, e.budget, e.maxResult), nil
+}
+
+// borrowAlive takes a session that has just answered: the pool may hold others
+// that died of the same cause.
+func (e *poolExecutor) borrowAlive(ctx context.Context) (*lease, error) {
+	for range maxPings {
+		l, err := borrow(ctx, e.db)
+		if err != nil {
+			return nil, err
+		}
+		if err = l.ping(ctx); err == nil {
+			return l, nil
+		}
+		l.bad = true
+		l.release()
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return nil, driver.ErrBadConn
+}
+
+// fly gives the caller a share of the flight of its read: the one under way if
+// the mode allows it, else one that it leads. A Reason other than ReasonNone
+// says that the caller must run the read on a session of its own.
+func (c *Connector) fly(ctx context.Context, mode Mode, v *verdict, r read) (*result, Reason, error) {
+	buf := keyBuffers.Get().(*[]byte)
+	key, why := appendKey((*buf)[:0], r.via, "", r.args)
+	if why != ReasonNone {
+		keyBuffers.Put(buf)
+		return nil, why, nil
+	}
+	f, leader := c.table.Enter(flight.Key{Text: v.keyed, Args: key}, mode.rule())
+	*buf = key
+	keyBuffers.Put(buf)
+	if leader {
+		r.args = copyArgs(r.args)
+		f.Launch(ctx, &launch{c: c, r: r, v: v})
+	}
+	res, err := f.Wait(ctx)
+	if err != nil {
+		return nil, ReasonNone, err
+	}
+	if res.live != nil && !res.claim() {
+		why = res.why
+		res.Drop()
+		return nil, why, nil
+	}
+	return res, ReasonNone, nil
+}
+
+// shape returns the number of parameters of a statement, or the error that
+// PostgreSQL has for it when it is prepared. It asks once per connector:
+// database/sql prepares a statement on every connection that it meets, and
+// most never execute it.
+func (c *Connector) shape(ctx context.Context, v *verdict, query string) (int, error) {
+	if n := v.numInput.Load(); n != shapeUnknown {
+		return int(n), nil
+	}
+	res, why, err := c.fly(ctx, ModeJoin, v, read{via: viaPrepare, query: query})
+	if err != nil {
+		return 0, err
+	}
+	if why != ReasonNone { // cannot be: it has no arguments and no rows
+		return -1, nil
+	}
+	defer res.Drop()
+	v.numInput.Store(int32(res.numInput))
+	return res.numInput, nil
+}

@@ -1,0 +1,853 @@
+package flightpg
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/flightpg/flightpg/internal/flight"
+)
+
+// many runs n callers at once and returns their errors.
+func many(n int, call func(i int) error) []error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = call(i) })
+	}
+	wg.Wait()
+	return errs
+}
+
+func TestShared_Errors(t *testing.T) {
+	bubble(t, "PgErrorForEveryCaller", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			<-gate
+			return nil, &pgconn.PgError{Code: "42P01", Message: `relation "t" does not exist`}
+		}}
+		db := openFake(t, f, Config{})
+		go func() {
+			synctest.Wait()
+			close(gate)
+		}()
+		for i, err := range many(20, func(int) error { _, err := queryInt(context.Background(), db, hotQuery, 1); return err }) {
+			var pgErr *pgconn.PgError
+			if !errors.As(err, &pgErr) || pgErr.Code != "42P01" {
+				t.Errorf("caller %d: %v; want the PgError", i, err)
+			}
+		}
+		if n := f.count(hotQuery); n != 1 {
+			t.Errorf("ran %d times; want 1", n)
+		}
+	})
+	bubble(t, "AfterSomeRows", func(t *testing.T) {
+		boom := errors.New("division by zero")
+		gate := make(chan struct{})
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			<-gate
+			r := rowsOf([]driver.Value{int64(1)}, []driver.Value{int64(2)})
+			r.err = boom
+			return r, nil
+		}}
+		db := openFake(t, f, Config{})
+		go func() {
+			synctest.Wait()
+			close(gate)
+		}()
+		for _, err := range many(5, func(int) error {
+			rows, err := db.Query(hotQuery, 1)
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			n := 0
+			for rows.Next() {
+				n++
+			}
+			if n != 2 {
+				return fmt.Errorf("%d rows before the error; want 2", n)
+			}
+			return rows.Err()
+		}) {
+			if err != boom {
+				t.Errorf("rows ended with %v; want %v", err, boom)
+			}
+		}
+	})
+	bubble(t, "PanicInEveryCallersGoroutine", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{}
+		f.answer = func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			<-gate
+			panic("boom")
+		}
+		c, err := Wrap(f, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := c.OpenDB()
+		go func() {
+			synctest.Wait()
+			close(gate)
+		}()
+		_ = many(5, func(i int) error {
+			defer func() {
+				if p, ok := recover().(*flight.PanicError); !ok || p.Value != "boom" {
+					t.Errorf("caller %d did not get the panic", i)
+				}
+			}()
+			_, err := queryInt(context.Background(), db, hotQuery, 1)
+			t.Errorf("caller %d: %v; want a panic", i, err)
+			return nil
+		})
+		f.answer = nil
+		mustInt(t, db, hotQuery, 1) // the key is usable again
+		go db.Close()               // database/sql itself loses connections of calls that panic
+	})
+	bubble(t, "GoexitReleasesCallers", func(t *testing.T) {
+		f := &fakeServer{}
+		f.answer = func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			runtime.Goexit()
+			return nil, nil
+		}
+		db := openFake(t, f, Config{})
+		if _, err := queryInt(context.Background(), db, hotQuery, 1); !errors.Is(err, flight.ErrGoexit) {
+			t.Errorf("Query = %v; want %v", err, flight.ErrGoexit)
+		}
+		f.answer = nil
+		mustInt(t, db, hotQuery, 1)
+	})
+}
+
+func TestShared_Retry(t *testing.T) {
+	// lost fails the first n executions as a broken connection would.
+	lost := func(n int, rows *fakeRows) *fakeServer {
+		f := &fakeServer{}
+		f.answer = func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			if n--; n >= 0 {
+				s.bad = true
+				if rows != nil {
+					return rows, nil
+				}
+				return nil, driver.ErrBadConn
+			}
+			return oneRow(int64(s.id)), nil
+		}
+		return f
+	}
+	bubble(t, "OnceOnAFreshConnection", func(t *testing.T) {
+		f := lost(1, nil)
+		db := openFake(t, f, Config{})
+		if got := mustInt(t, db, hotQuery, 1); got != 2 {
+			t.Errorf("the answer came from session %d; want 2", got)
+		}
+		if s := ReadStats(db); s.Retries != 1 || s.Flights != 1 {
+			t.Errorf("Stats = %+v; want one flight and one retry", s)
+		}
+	})
+	bubble(t, "AfterSomeRows", func(t *testing.T) {
+		r := rowsOf([]driver.Value{int64(1)})
+		r.err = driver.ErrBadConn
+		db := openFake(t, lost(1, r), Config{})
+		rows, err := db.Query(hotQuery, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		n := 0
+		for rows.Next() {
+			n++
+		}
+		if n != 1 || rows.Err() != nil {
+			t.Errorf("%d rows, error %v; want the whole result once", n, rows.Err())
+		}
+		if n := ReadStats(db).BufferedBytes; n != 0 {
+			rows.Close()
+		}
+	})
+	bubble(t, "PastOtherDeadSessions", func(t *testing.T) {
+		f := lost(0, nil)
+		db := openFake(t, f, Config{})
+		var conns []*lease
+		c, _ := connectorOf(db)
+		mustInt(t, db, hotQuery, 1)
+		for range 5 {
+			l, err := borrow(t.Context(), c.flights)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, l)
+		}
+		for _, l := range conns {
+			l.release()
+		}
+		f.answer = func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			if s.id <= 5 {
+				for _, s := range f.sessions[:5] {
+					s.bad = true // the server restarted: all of them are dead
+				}
+				return nil, driver.ErrBadConn
+			}
+			return oneRow(int64(s.id)), nil
+		}
+		if got := mustInt(t, db, hotQuery, 1); got != 6 {
+			t.Errorf("the answer came from session %d; want 6", got)
+		}
+	})
+	bubble(t, "NotTwice", func(t *testing.T) {
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			return nil, fmt.Errorf("dead: %w", driver.ErrBadConn)
+		}}
+		db := openFake(t, f, Config{})
+		if _, err := queryInt(context.Background(), db, hotQuery, 1); !errors.Is(err, driver.ErrBadConn) {
+			t.Errorf("Query = %v; want the connection's error", err)
+		}
+	})
+}
+
+func TestShared_Cancel(t *testing.T) {
+	bubble(t, "LeaderLeavesFollowersStay", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{answer: gated(gate)}
+		db := openFake(t, f, Config{})
+		ctx, cancel := context.WithCancel(context.Background())
+		leader := make(chan error, 1)
+		go func() {
+			_, err := queryInt(ctx, db, hotQuery, 1)
+			leader <- err
+		}()
+		synctest.Wait()
+		follower := make(chan error, 1)
+		go func() {
+			_, err := queryInt(context.Background(), db, hotQuery, 1)
+			follower <- err
+		}()
+		synctest.Wait()
+		cancel()
+		if err := <-leader; !errors.Is(err, context.Canceled) {
+			t.Errorf("leader: %v; want its own cancellation", err)
+		}
+		close(gate)
+		if err := <-follower; err != nil {
+			t.Errorf("follower: %v", err)
+		}
+		if n := f.count(hotQuery); n != 1 {
+			t.Errorf("ran %d times; want 1", n)
+		}
+	})
+	bubble(t, "LastOneOutCancelsTheServer", func(t *testing.T) {
+		f := &fakeServer{answer: gated(nil)} // answers cancellation only
+		db := openFake(t, f, Config{})
+		errs := many(10, func(i int) error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i+1)*time.Second)
+			defer cancel()
+			_, err := queryInt(ctx, db, hotQuery, 1)
+			return err
+		})
+		for i, err := range errs {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("caller %d: %v; want its own deadline", i, err)
+			}
+		}
+		synctest.Wait()
+		if s := ReadStats(db); s.Cancelled != 1 || s.Flying != 0 || s.Waiting != 0 {
+			t.Errorf("Stats = %+v; want one cancelled flight and nothing left", s)
+		}
+	})
+	bubble(t, "Storm", func(t *testing.T) {
+		f := &fakeServer{answer: func(ctx context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			select {
+			case <-time.After(10 * time.Millisecond):
+				return oneRow(int64(s.id)), nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}}
+		db := openFake(t, f, Config{})
+		errs := many(10_000, func(i int) error {
+			time.Sleep(time.Duration(rand.IntN(30_000)) * time.Microsecond)
+			ctx := context.Background()
+			if i%2 == 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(15_000))*time.Microsecond)
+				defer cancel()
+			}
+			_, err := queryInt(ctx, db, hotQuery, 1)
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("caller %d: foreign error %w", i, err)
+			}
+			return nil
+		})
+		if err := errors.Join(errs...); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		c, _ := connectorOf(db)
+		if s := ReadStats(db); s.Flying != 0 || s.Waiting != 0 || s.BufferedBytes != 0 || c.table.Keys() != 0 {
+			t.Errorf("Stats = %+v, %d keys; want nothing left", s, c.table.Keys())
+		}
+	})
+	bubble(t, "FlightTimeout", func(t *testing.T) {
+		f := &fakeServer{answer: gated(nil)}
+		db := openFake(t, f, Config{Timeout: time.Second})
+		start := time.Now()
+		_, err := queryInt(context.Background(), db, hotQuery, 1)
+		if err == nil || !strings.Contains(err.Error(), "flight_timeout") || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Query = %v; want an error that names flight_timeout and is context.DeadlineExceeded", err)
+		}
+		if d := time.Since(start); d != time.Second {
+			t.Errorf("after %v; want 1s", d)
+		}
+	})
+}
+
+func TestShared_Isolation(t *testing.T) {
+	const secret = "the one true value"
+	bubble(t, "EveryCallerItsOwnBytes", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			<-gate
+			r := rowsOf([]driver.Value{[]byte(secret)}, []driver.Value{[]byte(secret)})
+			r.reuse = true // the driver overwrites its memory
+			return r, nil
+		}}
+		db := openFake(t, f, Config{})
+		go func() {
+			synctest.Wait()
+			close(gate)
+		}()
+		for _, err := range many(50, func(i int) error {
+			rows, err := db.Query(hotQuery, 1)
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				var raw sql.RawBytes
+				if err := rows.Scan(&raw); err != nil {
+					return err
+				}
+				if string(raw) != secret {
+					return fmt.Errorf("caller %d read %q", i, raw)
+				}
+				for j := range raw {
+					raw[j] = byte(i) // what RawBytes allows nobody, and somebody does
+				}
+			}
+			return rows.Err()
+		}) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	bubble(t, "ArgumentsAreTheFlightsOwn", func(t *testing.T) {
+		start, gate := make(chan struct{}), make(chan struct{})
+		var seen []byte
+		f := &fakeServer{
+			connect: func(context.Context) error { // the flight is under way, its arguments not yet read
+				close(start)
+				<-gate
+				return nil
+			},
+			answer: func(_ context.Context, _ *fakeSession, _ string, args []driver.NamedValue) (*fakeRows, error) {
+				seen = bytes.Clone(args[0].Value.([]byte))
+				return oneRow(int64(1)), nil
+			},
+		}
+		db := openFake(t, f, Config{})
+		arg := []byte(secret)
+		ctx, cancel := context.WithCancel(context.Background())
+		leader := make(chan struct{})
+		go func() {
+			defer close(leader)
+			_, _ = queryInt(ctx, db, hotQuery, arg)
+		}()
+		<-start
+		follower := make(chan error)
+		go func() {
+			_, err := queryInt(context.Background(), db, hotQuery, []byte(secret))
+			follower <- err
+		}()
+		synctest.Wait()
+		cancel()
+		<-leader
+		copy(arg, "overwritten by its owner")
+		close(gate)
+		if err := <-follower; err != nil {
+			t.Fatal(err)
+		}
+		if string(seen) != secret {
+			t.Errorf("the flight ran with %q; want %q", seen, secret)
+		}
+	})
+}
+
+// bigRows yields n rows of size bytes each.
+func bigRows(n, size int) *fakeRows {
+	r := &fakeRows{names: []string{"v"}}
+	for i := range n {
+		b := bytes.Repeat([]byte{byte(i)}, size)
+		r.rows = append(r.rows, []driver.Value{b})
+	}
+	return r
+}
+
+func countRows(ctx context.Context, db *sql.DB, want int) error {
+	rows, err := db.QueryContext(ctx, hotQuery, 1)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	n := 0
+	for rows.Next() {
+		var b []byte
+		if err := rows.Scan(&b); err != nil {
+			return err
+		}
+		if len(b) == 0 || b[0] != byte(n) || b[len(b)-1] != byte(n) {
+			return fmt.Errorf("row %d is not itself", n)
+		}
+		n++
+	}
+	if rows.Err() == nil && n != want {
+		return fmt.Errorf("%d rows; want %d", n, want)
+	}
+	return rows.Err()
+}
+
+func TestShared_Overflow(t *testing.T) {
+	const callers = 20
+	for _, tc := range []struct {
+		name   string
+		cfg    Config
+		reason Reason
+	}{
+		{"MaxResult", Config{MaxResult: 10_000}, ReasonOverflow},
+		{"Memory", Config{Memory: 10_000}, ReasonMemory},
+	} {
+		bubble(t, tc.name, func(t *testing.T) {
+			gate := make(chan struct{})
+			f := &fakeServer{}
+			f.answer = func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+				<-gate
+				return bigRows(100, 1000), nil
+			}
+			db := openFake(t, f, tc.cfg)
+			go func() {
+				synctest.Wait()
+				close(gate)
+			}()
+			for _, err := range many(callers, func(int) error { return countRows(context.Background(), db, 100) }) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			// One streams what was read, the others run their own.
+			s := ReadStats(db)
+			if s.Overflows != 1 || s.Bypasses[tc.reason] != callers-1 || f.count(hotQuery) != callers {
+				t.Errorf("Stats = %+v, %d executions; want 1 overflow, %d bypasses", s, f.count(hotQuery), callers-1)
+			}
+			if s.BufferedBytes != 0 {
+				t.Errorf("%d bytes are still counted", s.BufferedBytes)
+			}
+			if tc.reason != ReasonOverflow {
+				return
+			}
+			// The statement is remembered for a while, then tried again.
+			if err := countRows(context.Background(), db, 100); err != nil {
+				t.Error(err)
+			}
+			if s := ReadStats(db); s.Flights != 1 {
+				t.Errorf("Stats = %+v; want the statement to bypass at once", s)
+			}
+			time.Sleep(overflowMemory + time.Second)
+			if err := countRows(context.Background(), db, 100); err != nil {
+				t.Error(err)
+			}
+			if s := ReadStats(db); s.Flights != 2 {
+				t.Errorf("Stats = %+v; want the statement to be tried again", s)
+			}
+		})
+	}
+	bubble(t, "LiveRowsEndWithTheirCaller", func(t *testing.T) {
+		f := &fakeServer{}
+		closed := make(chan struct{})
+		f.answer = func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			r := bigRows(100, 1000)
+			r.step = func(int) error { return ctx.Err() }
+			r.onClose = func() { close(closed) }
+			return r, nil
+		}
+		db := openFake(t, f, Config{MaxResult: 10_000})
+		ctx, cancel := context.WithCancel(context.Background())
+		rows, err := db.QueryContext(ctx, hotQuery, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 { // past the buffered beginning
+			if !rows.Next() {
+				t.Fatal(rows.Err())
+			}
+		}
+		cancel()
+		<-closed
+		rows.Close()
+		synctest.Wait()
+		if s := ReadStats(db); s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want no memory held", s)
+		}
+	})
+	bubble(t, "ClosedEarly", func(t *testing.T) {
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			return bigRows(100, 1000), nil
+		}}
+		db := openFake(t, f, Config{MaxResult: 10_000, FlightConns: 1})
+		for range 3 {
+			rows, err := db.Query(hotQuery, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows.Next()
+			rows.Close()
+			time.Sleep(overflowMemory + time.Second) // the one flight session must be back
+		}
+		if s := ReadStats(db); s.Overflows != 3 {
+			t.Errorf("Stats = %+v; want 3 overflows", s)
+		}
+	})
+	bubble(t, "NobodyLeftToStream", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			<-gate // deaf to its context
+			return bigRows(100, 1000), nil
+		}}
+		db := openFake(t, f, Config{MaxResult: 10_000, FlightConns: 1})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = countRows(ctx, db, 100)
+		}()
+		synctest.Wait()
+		cancel()
+		<-done
+		close(gate)
+		synctest.Wait()
+		f.answer = nil
+		time.Sleep(overflowMemory + time.Second)
+		mustInt(t, db, hotQuery, 1) // the session is back
+		if s := ReadStats(db); s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want no memory held", s)
+		}
+	})
+	bubble(t, "NegativeMaxResultSharesNothing", func(t *testing.T) {
+		db := openFake(t, &fakeServer{}, Config{MaxResult: -1})
+		mustInt(t, db, hotQuery, 1)
+		if s := ReadStats(db); s.Flights != 0 || s.Bypasses[ReasonOverflow] != 1 {
+			t.Errorf("Stats = %+v; want a bypass", s)
+		}
+	})
+	bubble(t, "ForeignValuesAreNotShared", func(t *testing.T) {
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			return rowsOf([]driver.Value{int64(1)}, []driver.Value{new(int)}), nil
+		}}
+		db := openFake(t, f, Config{})
+		rows, err := db.Query(hotQuery, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for rows.Next() {
+			n++
+		}
+		rows.Close()
+		if s := ReadStats(db); n != 2 || s.Overflows != 1 {
+			t.Errorf("%d rows, Stats = %+v; want 2 rows, streamed", n, s)
+		}
+	})
+}
+
+// TestFence holds every way to write against a read that follows: under
+// ModeFenced it must not join a flight dispatched before the write's end.
+func TestFence(t *testing.T) {
+	ctx := context.Background()
+	writes := []struct {
+		name  string
+		fence bool
+		write func(t *testing.T, db *sql.DB)
+	}{
+		{"Exec", true, func(t *testing.T, db *sql.DB) { mustExec(t, db, "INSERT INTO t VALUES (1)") }},
+		{"ExecThatFails", true, func(_ *testing.T, db *sql.DB) { _, _ = db.Exec("UPDATE t SET fail = 1") }},
+		{"ExecOfARead", true, func(t *testing.T, db *sql.DB) { mustExec(t, db, "SELECT 1") }},
+		{"QueryReturning", true, func(t *testing.T, db *sql.DB) { mustInt(t, db, "INSERT INTO t VALUES (1) RETURNING id") }},
+		{"QueryReturningClosedEarly", true, func(t *testing.T, db *sql.DB) {
+			rows, err := db.Query("INSERT INTO t VALUES (1) RETURNING id")
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows.Close()
+		}},
+		{"QueryThatFails", true, func(_ *testing.T, db *sql.DB) { _, _ = db.Query("UPDATE t SET fail = 1 RETURNING id") }},
+		{"VolatileFunction", true, func(t *testing.T, db *sql.DB) {
+			c := mustConn(t, db) // pinned from now on, and not for the read that follows
+			t.Cleanup(func() { c.Close() })
+			mustInt(t, c, "SELECT vol_f()")
+		}},
+		{"Commit", true, func(t *testing.T, db *sql.DB) {
+			tx, err := db.Begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustExec(t, tx, "INSERT INTO t VALUES (1)")
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"CommitOfReturning", true, func(t *testing.T, db *sql.DB) {
+			tx, err := db.Begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustInt(t, tx, "INSERT INTO t VALUES (1) RETURNING id")
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"CommitOfReads", false, func(t *testing.T, db *sql.DB) {
+			tx, err := db.Begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustInt(t, tx, "SELECT 2")
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"StmtExec", true, func(t *testing.T, db *sql.DB) {
+			st, err := db.Prepare("INSERT INTO t VALUES (1)")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer st.Close()
+			if _, err := st.Exec(); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"StmtQuery", true, func(t *testing.T, db *sql.DB) {
+			st, err := db.Prepare("INSERT INTO t VALUES (1) RETURNING id")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer st.Close()
+			if err := st.QueryRow().Scan(new(int)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"ConnExec", true, func(t *testing.T, db *sql.DB) {
+			c := mustConn(t, db)
+			defer c.Close()
+			mustExec(t, c, "INSERT INTO t VALUES (1)")
+		}},
+		{"Fence", true, func(t *testing.T, db *sql.DB) {
+			if err := Fence(db); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"Forget", true, func(t *testing.T, db *sql.DB) {
+			if err := Forget(ctx, db, hotQuery, int64(1)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"ForgetAnother", false, func(t *testing.T, db *sql.DB) {
+			if err := Forget(ctx, db, hotQuery, int64(2)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"Read", false, func(t *testing.T, db *sql.DB) { mustInt(t, db, "SELECT 2") }},
+		{"Ping", false, func(t *testing.T, db *sql.DB) {
+			if err := db.Ping(); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	}
+	modes := []struct {
+		mode         Mode
+		joins, after bool // joins a dispatched flight: without, with a write between
+	}{
+		{ModeFenced, true, false},
+		{ModeStrict, false, false},
+		{ModeJoin, true, true},
+	}
+	for _, m := range modes {
+		for _, w := range writes {
+			bubble(t, fmt.Sprintf("mode=%v/%s", m.mode, w.name), func(t *testing.T) {
+				value := int64(1)
+				var mu sync.Mutex
+				gates := make(chan chan struct{}, 10)
+				f := &fakeServer{}
+				f.answer = func(_ context.Context, _ *fakeSession, query string, _ []driver.NamedValue) (*fakeRows, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					switch {
+					case query == hotQuery:
+						seen := value // the snapshot
+						gate := make(chan struct{})
+						gates <- gate
+						mu.Unlock()
+						<-gate
+						mu.Lock()
+						return oneRow(seen), nil
+					case strings.HasPrefix(query, "SELECT 2"):
+					default:
+						value++
+					}
+					if strings.Contains(query, "fail") {
+						return nil, errors.New("boom")
+					}
+					return oneRow(value), nil
+				}
+				db := openFake(t, f, Config{Mode: m.mode})
+				first, second := make(chan int64, 1), make(chan int64, 1)
+				read := func(to chan int64) {
+					n, err := queryInt(ctx, db, hotQuery, int64(1))
+					if err != nil {
+						t.Error(err)
+					}
+					to <- n
+				}
+				go read(first)
+				synctest.Wait() // dispatched
+				w.write(t, db)
+				go read(second)
+				synctest.Wait()
+				join := m.joins
+				if w.fence {
+					join = m.after && w.name != "Forget"
+				}
+				close(<-gates)
+				<-first
+				want := int64(1)
+				if !join {
+					close(<-gates)
+					mu.Lock()
+					want = value
+					mu.Unlock()
+				}
+				if got := <-second; got != want {
+					t.Errorf("the read after it gave %d; want %d", got, want)
+				}
+				if got := ReadStats(db).Joins == 1; got != join {
+					t.Errorf("joined = %v; want %v", got, join)
+				}
+			})
+		}
+	}
+	bubble(t, "SharedByConnectorsToOneDatabase", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{answer: gated(gate)}
+		a := openFake(t, f, Config{Database: "TestFence/db"})
+		b := openFake(t, f, Config{Database: "TestFence/db"})
+		other := openFake(t, f, Config{})
+		done := make(chan error, 2)
+		read := func() { _, err := queryInt(ctx, a, hotQuery, 1); done <- err }
+		go read()
+		synctest.Wait()
+		mustExec(t, other, "INSERT INTO t VALUES (1)")
+		if n := ReadStats(a).Fences; n != 0 {
+			t.Errorf("%d fences through another database's connector", n)
+		}
+		mustExec(t, b, "INSERT INTO t VALUES (1)")
+		go read()
+		synctest.Wait()
+		if n := f.count(hotQuery); n != 2 {
+			t.Errorf("%d executions; want 2: a write through another connector was not seen", n)
+		}
+		close(gate)
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	bubble(t, "WithMode", func(t *testing.T) {
+		gate := make(chan struct{})
+		f := &fakeServer{answer: gated(gate)}
+		db := openFake(t, f, Config{})
+		results := make(chan error, 4)
+		read := func(ctx context.Context) {
+			_, err := queryInt(ctx, db, hotQuery, 1)
+			results <- err
+		}
+		go read(ctx)
+		synctest.Wait()
+		for _, step := range []struct {
+			mode Mode
+			runs int
+		}{{ModeFenced, 1}, {ModeStrict, 2}, {ModeOff, 3}} {
+			go read(WithMode(ctx, step.mode))
+			synctest.Wait()
+			if n := f.count(hotQuery); n != step.runs {
+				t.Errorf("after a read with mode %v: %d executions; want %d", step.mode, n, step.runs)
+			}
+		}
+		if s := ReadStats(db); s.Bypasses[ReasonModeOff] != 1 {
+			t.Errorf("Stats = %+v; want one bypass for the mode", s)
+		}
+		close(gate)
+		for range 4 {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestFence_NotOurHandle(t *testing.T) {
+	db := sql.OpenDB(&fakeServer{})
+	defer db.Close()
+	if err := Fence(db); err == nil {
+		t.Error("Fence of another driver's handle = nil error")
+	}
+	if err := Forget(context.Background(), db, hotQuery); err == nil {
+		t.Error("Forget of another driver's handle = nil error")
+	}
+	if err := Fence(nil); err == nil {
+		t.Error("Fence(nil) = nil error")
+	}
+	if s := ReadStats(db); s.Flights != 0 || s.Bypasses != nil {
+		t.Errorf("ReadStats of another driver's handle = %+v; want zero", s)
+	}
+	ours := openFake(t, &fakeServer{}, Config{})
+	if err := Forget(context.Background(), ours, hotQuery, new(int)); err == nil {
+		t.Error("Forget with a pointer = nil error; want: no such flight")
+	}
+}
+
+func TestReplay_NoColumns(t *testing.T) {
+	r := &result{cols: &columns{}, rows: 3}
+	r.Share(1)
+	rows := newReplay(context.Background(), r)
+	for i := range 3 {
+		if err := rows.Next(nil); err != nil {
+			t.Fatalf("row %d: %v", i, err)
+		}
+	}
+	if err := rows.Next(nil); err != io.EOF {
+		t.Errorf("Next = %v; want io.EOF", err)
+	}
+}

@@ -1,0 +1,64 @@
+// Package catalog knows PostgreSQL's built-in functions and system views: what a
+// statement that mentions one of them may do, judged by name alone.
+//
+// The lists are generated from running servers (see gen) and never edited by
+// hand; decisions that pg_proc cannot express are in the generator, each with
+// its reason. A name that is not listed is Unknown, and Unknown is unsafe.
+package catalog
+
+import "strings"
+
+//go:generate go run ./gen
+
+// A Class says what calling a function of some name may do. Overloads share
+// their name's class, which is that of the worst of them.
+type Class uint8
+
+// The classes. The zero value is the unsafe one.
+const (
+	Unknown      Class = iota // not a built-in: a user's function, or newer than the list
+	Safe                      // same answer for every pristine session at one moment
+	Private                   // only reads, but the answer belongs to the caller's own session or moment
+	NeutralWrite              // others can see its effect; the session is left as it was
+	Denied                    // may change the session, or runs SQL or code named by its arguments
+)
+
+var classNames = [...]string{"unknown", "safe", "private", "neutral-write", "denied"}
+
+func (c Class) String() string {
+	if int(c) < len(classNames) {
+		return classNames[c]
+	}
+	return "invalid"
+}
+
+// An Info is what is known about a built-in function's name.
+type Info struct {
+	Class    Class
+	Volatile bool // an overload is declared VOLATILE
+	Since    int  // first major version that has it; Oldest if that one has it
+}
+
+// Function returns the class of the built-in functions called name, in any
+// server version that the list covers. The name is compared as the server
+// would after folding and decoding: exactly.
+func Function(name string) Class {
+	return builtin(name).Class
+}
+
+// Lookup returns all that is known about the built-in functions called name.
+func Lookup(name string) Info {
+	return builtin(name)
+}
+
+// SessionView reports whether name is a system view whose rows depend on the
+// session that asks, on settings or on server statistics, so that no two
+// callers may share them.
+func SessionView(name string) bool {
+	// Every listed name starts with pg_ (a test holds the list to it), and so do
+	// the views of the statistics extensions, which no server lists.
+	if !strings.HasPrefix(name, "pg_") {
+		return false
+	}
+	return sessionView(name) || strings.HasPrefix(name, "pg_stat_") || strings.HasPrefix(name, "pg_statio_")
+}

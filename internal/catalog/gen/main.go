@@ -1,0 +1,483 @@
+// Command gen writes builtins_gen.go and ../sqlscan/keywords_gen.go from the
+// system catalogs of running PostgreSQL servers.
+//
+//	go run ./gen -dsn postgres://…/postgres [-dsn …]
+//
+// With several servers the lists are merged: the worst class of a name wins, and
+// each name carries the first major version that has it. A name that a newer
+// server has dropped is left out, since a user's function may take its place
+// there. The same server versions give the same bytes.
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"go/format"
+	"log"
+	"os"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/flightpg/flightpg/internal/catalog"
+)
+
+// A rule moves functions out of the class that their volatility suggests.
+// Rules are tried in order; the first that matches a function decides.
+type rule struct {
+	names  string // regular expression for the whole name
+	class  catalog.Class
+	reason string
+}
+
+// rules holds every decision made by hand. What no rule matches is Denied when
+// volatile or not callable from SQL, and Safe when stable or immutable.
+var rules = []rule{
+	// Stable or immutable, yet not to be shared.
+	{`pg_backend_pid|inet_client_addr|inet_client_port|pg_my_temp_schema|pg_is_other_temp_schema|pg_listening_channels|pg_cursor|pg_prepared_statement|pg_trigger_depth|pg_lock_status`,
+		catalog.Private, "state of the backend"},
+	{`version|inet_server_addr|inet_server_port|pg_postmaster_start_time|pg_conf_load_time|pg_config|pg_get_replication_slots|icu_unicode_version|unicode_version`,
+		catalog.Private, "differs across the hosts of one DSN"},
+	{`txid_current_if_assigned|pg_current_xact_id_if_assigned|txid_current_snapshot|pg_current_snapshot|mxid_age`,
+		catalog.Private, "identity of the caller's transaction or snapshot"},
+	{`txid_current|pg_current_xact_id`,
+		catalog.NeutralWrite, "assigns a transaction id"},
+	{`current_setting|pg_show_all_settings|pg_settings_get_flags|pg_client_encoding|get_current_ts_config`,
+		catalog.Private, "the session's settings"},
+	{`pg_stat_get_.*|pg_stat_have_stats|pg_timezone_names|pg_timezone_abbrevs.*|pg_relation_filepath|pg_available_extensions|pg_available_extension_versions|pg_extension_update_paths|pg_tablespace_location|pg_tablespace_databases|pg_numa_available|pg_get_sequence_data`,
+		catalog.Private, "state of the server outside snapshots"},
+	{`pg_event_trigger_.*`,
+		catalog.Denied, "only inside event triggers"},
+	{`(table|schema|database)_to_xml.*`,
+		catalog.Denied, "reads relations named by a string, views included"},
+	{`pg_input_is_valid|pg_input_error_info`,
+		catalog.Denied, "runs the checks of a domain named by a string"},
+	{`satisfies_hash_partition`,
+		catalog.Denied, "runs the support functions of a table named by an oid"},
+
+	// Volatile, but known to be harmless to the session.
+	{`random|random_normal|gen_random_uuid|uuidv4|uuidv7|array_sample|array_shuffle`,
+		catalog.Private, "a new value for every call"},
+	{`clock_timestamp|timeofday|pg_sleep|pg_sleep_for|pg_sleep_until`,
+		catalog.Private, "the clock of the call itself"},
+	{`currval|lastval|pg_sequence_last_value`,
+		catalog.Private, "sequence state, which no snapshot covers"},
+	{`current_query|pg_jit_available|pg_get_backend_memory_contexts|pg_blocking_pids|pg_safe_snapshot_blocking_pids|pg_notification_queue_usage|pg_collation_actual_version|pg_database_collation_actual_version`,
+		catalog.Private, "reads the state of backends"},
+	{`pg_(relation|table|indexes|total_relation|database|tablespace)_size|pg_partition_tree|pg_partition_ancestors|pg_column_toast_chunk_id`,
+		catalog.Private, "reads storage, which no snapshot covers"},
+	{`pg_is_in_recovery|pg_is_wal_replay_paused|pg_get_wal_replay_pause_state|pg_current_wal_.*lsn|pg_last_wal_(receive|replay)_lsn|pg_last_xact_replay_timestamp|pg_control_(checkpoint|init|recovery|system)|pg_get_wal_resource_managers|pg_get_wal_summarizer_state|pg_available_wal_summaries|pg_wal_summary_contents`,
+		catalog.Private, "reads the state of the WAL"},
+	{`pg_xact_status|txid_status|pg_xact_commit_timestamp|pg_xact_commit_timestamp_origin|pg_last_committed_xact|pg_get_multixact_members|pg_prepared_xact`,
+		catalog.Private, "reads the state of transactions"},
+	{`pg_get_shmem_allocations|pg_get_shmem_allocations_numa|pg_get_aios|pg_get_loaded_modules|pg_get_wait_events|pg_hba_file_rules|pg_ident_file_mappings|pg_show_all_file_settings|pg_show_replication_origin_status|pg_current_logfile|pg_ls_.*|pg_read_file|pg_read_binary_file|pg_stat_file|amvalidate`,
+		catalog.Private, "reads files or server memory"},
+	{`nextval|setval`,
+		catalog.NeutralWrite, "sequences: seen by everybody, never rolled back"},
+	{`pg_notify`,
+		catalog.NeutralWrite, "delivered at commit"},
+	{`pg_advisory_xact_lock(_shared)?|pg_try_advisory_xact_lock(_shared)?`,
+		catalog.NeutralWrite, "released at the end of the transaction"},
+}
+
+// safeTemp are Private functions that say nothing when a view reaches them: they
+// ask for the backend's temporary schema, and a pristine session has none.
+// They filter most of information_schema.
+var safeTemp = map[string]bool{"pg_my_temp_schema": true, "pg_is_other_temp_schema": true}
+
+const functionsSQL = `
+select p.oid, proname::text, provolatile = 'v',
+  exists (select from unnest(array(select unnest(proargtypes)) || prorettype) t where t in
+    (select oid from pg_type where typnamespace = 'pg_catalog'::regnamespace and typname in
+      ('internal','cstring','trigger','event_trigger','language_handler','fdw_handler','index_am_handler','tsm_handler','table_am_handler','pg_ddl_command')))
+  or proname ~ '_(send|validator)$'
+from pg_proc p where pronamespace = 'pg_catalog'::regnamespace and p.oid < 16384`
+
+// Type names can be called like functions: uuid('…') is '…'::uuid.
+const typesSQL = `
+select typname::text from pg_type
+where typnamespace = 'pg_catalog'::regnamespace and typtype in ('b','r','m') and typcategory <> 'A' and typname !~ '^_' and oid < 16384`
+
+// What a view reaches: pg_depend omits pinned objects, so its rule is read.
+const viewsSQL = `
+select c.relname::text, m[1], m[2]::oid
+from pg_rewrite r join pg_class c on c.oid = r.ev_class and c.relkind = 'v' and c.oid < 16384
+  cross join regexp_matches(r.ev_action::text, ':(funcid|opfuncid|aggfnoid|winfnoid|relid) (\d+)', 'g') m
+where r.ev_type = '1'`
+
+const relationsSQL = `select oid, relname::text from pg_class where oid < 16384`
+
+const keywordsSQL = `select word, catcode::text from pg_get_keywords()`
+
+// A server is what was read from one of them.
+type server struct {
+	major     int
+	full      string
+	functions map[string]catalog.Info // Since is filled in by merge
+	views     map[string]bool
+	keywords  map[string]string // word: catcode
+}
+
+// read reads one server.
+func read(ctx context.Context, dsn string) (*server, error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	s := &server{functions: map[string]catalog.Info{}, views: map[string]bool{}, keywords: map[string]string{}}
+	var num string
+	if err := conn.QueryRow(ctx, "show server_version_num").Scan(&num); err != nil {
+		return nil, err
+	}
+	n, err := strconv.Atoi(num)
+	if err != nil {
+		return nil, err
+	}
+	s.major, s.full = n/10000, num
+
+	rules := compile()
+	byOID := map[uint32]string{}
+	callable := map[string]bool{}
+	err = each(ctx, conn, functionsSQL, func(row pgx.CollectableRow) error {
+		var oid uint32
+		var name string
+		var volatile, internal bool
+		if err := row.Scan(&oid, &name, &volatile, &internal); err != nil {
+			return err
+		}
+		byOID[oid] = name
+		info := s.functions[name]
+		info.Volatile = info.Volatile || volatile
+		class := catalog.Safe
+		if volatile {
+			class = catalog.Denied
+		}
+		if c, ok := decide(rules, name); ok {
+			class, internal = c, false
+		}
+		// An overload that SQL cannot call taints its name only if volatile,
+		// or if there is no other.
+		if !internal {
+			callable[name] = true
+		}
+		if !internal || volatile {
+			info.Class = max(info.Class, class)
+		}
+		s.functions[name] = info
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for name, info := range s.functions {
+		if !callable[name] {
+			info.Class = catalog.Denied
+			s.functions[name] = info
+		}
+	}
+	types, err := strs(ctx, conn, typesSQL)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range types {
+		if s.functions[name].Class == catalog.Unknown {
+			s.functions[name] = catalog.Info{Class: catalog.Safe}
+		}
+	}
+	if err := s.readViews(ctx, conn, byOID); err != nil {
+		return nil, err
+	}
+	return s, each(ctx, conn, keywordsSQL, func(row pgx.CollectableRow) error {
+		var word, code string
+		err := row.Scan(&word, &code)
+		s.keywords[word] = code
+		return err
+	})
+}
+
+// readViews finds the views that reach a function which is not Safe, directly
+// or through other views.
+func (s *server) readViews(ctx context.Context, conn *pgx.Conn, functions map[uint32]string) error {
+	relations := map[uint32]string{}
+	err := each(ctx, conn, relationsSQL, func(row pgx.CollectableRow) error {
+		var oid uint32
+		var name string
+		err := row.Scan(&oid, &name)
+		relations[oid] = name
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	over := map[string][]string{} // relation: views over it
+	err = each(ctx, conn, viewsSQL, func(row pgx.CollectableRow) error {
+		var view, kind string
+		var oid uint32
+		if err := row.Scan(&view, &kind, &oid); err != nil {
+			return err
+		}
+		if kind == "relid" {
+			if rel := relations[oid]; rel != view {
+				over[rel] = append(over[rel], view)
+			}
+			return nil
+		}
+		// Functions outside pg_catalog are those of information_schema, which
+		// only take catalog rows apart.
+		name, ok := functions[oid]
+		if ok && !safeTemp[name] && s.functions[name].Class != catalog.Safe {
+			s.views[view] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for grown := true; grown; {
+		grown = false
+		for rel := range s.views {
+			for _, view := range over[rel] {
+				if !s.views[view] {
+					s.views[view], grown = true, true
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// each runs a query and calls f with each row.
+func each(ctx context.Context, conn *pgx.Conn, sql string, f func(pgx.CollectableRow) error) error {
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func strs(ctx context.Context, conn *pgx.Conn, sql string) ([]string, error) {
+	rows, err := conn.Query(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+type compiled struct {
+	re    *regexp.Regexp
+	class catalog.Class
+}
+
+func compile() []compiled {
+	var out []compiled
+	for _, r := range rules {
+		out = append(out, compiled{regexp.MustCompile(`^(?:` + r.names + `)$`), r.class})
+	}
+	return out
+}
+
+func decide(rules []compiled, name string) (catalog.Class, bool) {
+	for _, r := range rules {
+		if r.re.MatchString(name) {
+			return r.class, true
+		}
+	}
+	return 0, false
+}
+
+// merge puts the servers, oldest first, together.
+func merge(servers []*server) *server {
+	all := &server{functions: map[string]catalog.Info{}, views: map[string]bool{}, keywords: map[string]string{}}
+	dropped := map[string]bool{}
+	for _, s := range servers {
+		for name := range all.functions {
+			if s.functions[name].Class == catalog.Unknown {
+				dropped[name] = true
+			}
+		}
+		for name, info := range s.functions {
+			was, ok := all.functions[name]
+			if !ok {
+				was.Since = s.major
+			}
+			was.Class = max(was.Class, info.Class)
+			was.Volatile = was.Volatile || info.Volatile
+			all.functions[name] = was
+		}
+		for name := range s.views {
+			all.views[name] = true
+		}
+		// Newer servers know more keywords; the newest category counts.
+		for word, code := range s.keywords {
+			all.keywords[word] = code
+		}
+	}
+	for name := range dropped {
+		delete(all.functions, name)
+	}
+	return all
+}
+
+func main() {
+	log.SetFlags(0)
+	var dsns []string
+	flag.Func("dsn", "connection string of a server; may be repeated (default $FLIGHTPG_TEST_DSN)", func(s string) error {
+		dsns = append(dsns, s)
+		return nil
+	})
+	flag.Parse()
+	if len(dsns) == 0 {
+		if dsns = []string{os.Getenv("FLIGHTPG_TEST_DSN")}; dsns[0] == "" {
+			log.Fatal("gen: no -dsn and no FLIGHTPG_TEST_DSN")
+		}
+	}
+	var servers []*server
+	for _, dsn := range dsns {
+		s, err := read(context.Background(), dsn)
+		if err != nil {
+			log.Fatal("gen: ", err)
+		}
+		servers = append(servers, s)
+	}
+	slices.SortFunc(servers, func(a, b *server) int { return a.major - b.major })
+	write("builtins_gen.go", builtins(servers))
+	write("../sqlscan/keywords_gen.go", keywords(servers))
+}
+
+func write(file string, src []byte) {
+	out, err := format.Source(src)
+	if err != nil {
+		log.Fatal("gen: ", file, ": ", err)
+	}
+	if err := os.WriteFile(file, out, 0o644); err != nil {
+		log.Fatal("gen: ", err)
+	}
+}
+
+// header opens a generated file.
+func header(b *bytes.Buffer, pkg string, servers []*server) {
+	var majors []string
+	for _, s := range servers {
+		majors = append(majors, strconv.Itoa(s.major))
+	}
+	fmt.Fprintf(b, "// Code generated by internal/catalog/gen from PostgreSQL %s. DO NOT EDIT.\n\npackage %s\n\n",
+		strings.Join(majors, ", "), pkg)
+}
+
+// builtins prints the function and view lists as switches: they need no start-up
+// work and no memory of their own.
+func builtins(servers []*server) []byte {
+	all := merge(servers)
+	var b bytes.Buffer
+	header(&b, "catalog", servers)
+	fmt.Fprintf(&b, "// Oldest is the oldest major version that the lists cover, Newest the newest.\nconst (\nOldest = %d\nNewest = %d\n)\n\n",
+		servers[0].major, servers[len(servers)-1].major)
+
+	groups := map[catalog.Info][]string{}
+	for name, info := range all.functions {
+		groups[info] = append(groups[info], name)
+	}
+	infos := make([]catalog.Info, 0, len(groups))
+	for info := range groups {
+		infos = append(infos, info)
+	}
+	slices.SortFunc(infos, func(a, b catalog.Info) int {
+		switch {
+		case a.Class != b.Class:
+			return int(a.Class) - int(b.Class)
+		case a.Since != b.Since:
+			return a.Since - b.Since
+		case a.Volatile == b.Volatile:
+			return 0
+		case b.Volatile:
+			return -1
+		}
+		return 1
+	})
+	b.WriteString("func builtin(name string) Info {\nswitch name {\n")
+	for _, info := range infos {
+		cases(&b, groups[info])
+		class := [...]string{"Unknown", "Safe", "Private", "NeutralWrite", "Denied"}[info.Class]
+		fmt.Fprintf(&b, "return Info{%s, %t, %d}\n", class, info.Volatile, info.Since)
+	}
+	b.WriteString("}\nreturn Info{}\n}\n\n")
+
+	var views []string
+	for name := range all.views {
+		views = append(views, name)
+	}
+	b.WriteString("func sessionView(name string) bool {\nswitch name {\n")
+	cases(&b, views)
+	b.WriteString("return true\n}\nreturn false\n}\n")
+	return b.Bytes()
+}
+
+// cases prints one case clause, a few names to the line.
+func cases(b *bytes.Buffer, names []string) {
+	sort.Strings(names)
+	b.WriteString("case ")
+	width := 0
+	for i, name := range names {
+		q := strconv.Quote(name)
+		if i > 0 {
+			b.WriteString(",")
+			if width += len(q) + 2; width > 90 {
+				b.WriteString("\n")
+				width = len(q)
+			}
+		}
+		b.WriteString(q)
+	}
+	b.WriteString(":\n")
+}
+
+// keywords prints the SQL key words with their category.
+func keywords(servers []*server) []byte {
+	all := merge(servers)
+	var words []string
+	for w := range all.keywords {
+		words = append(words, w)
+	}
+	sort.Strings(words)
+	category := map[string]string{"U": "unreserved", "C": "columnName", "T": "functionName", "R": "reserved"}
+
+	var b bytes.Buffer
+	header(&b, "sqlscan", servers)
+	b.WriteString("const (\nnotKeyword keyword = iota\n")
+	for _, w := range words {
+		fmt.Fprintf(&b, "%s\n", ident(w))
+	}
+	b.WriteString(")\n\nvar keywordList = [...]struct {\nword string\ncategory category\n}{\nnotKeyword: {},\n")
+	for _, w := range words {
+		fmt.Fprintf(&b, "%s: {%q, %s},\n", ident(w), w, category[all.keywords[w]])
+	}
+	b.WriteString("}\n\n// lookupKeyword returns notKeyword for a word that is not a key word. The word is in lower case.\nfunc lookupKeyword(word string) keyword {\nswitch word {\n")
+	for _, w := range words {
+		fmt.Fprintf(&b, "case %q:\nreturn %s\n", w, ident(w))
+	}
+	b.WriteString("}\nreturn notKeyword\n}\n")
+	return b.Bytes()
+}
+
+// ident turns current_date into kwCurrentDate.
+func ident(word string) string {
+	var b strings.Builder
+	b.WriteString("kw")
+	for _, part := range strings.Split(word, "_") {
+		b.WriteString(strings.ToUpper(part[:1]) + part[1:])
+	}
+	return b.String()
+}

@@ -1,0 +1,444 @@
+package sqlscan
+
+import "strings"
+
+// A kind is the lexical kind of a token.
+type kind uint8
+
+const (
+	tokEOF     kind = iota
+	tokBad          // not understood: unterminated, not allowed, or junk after a number
+	tokIdent        // unquoted identifier or key word
+	tokQuoted       // "…"
+	tokUQuoted      // U&"…"
+	tokString       // '…', E'…', U&'…', N'…', $tag$…$tag$
+	tokBits         // B'…', X'…'
+	tokNumber
+	tokParam // $1
+	tokOp    // an operator, also one of + - * / < > = % ^
+	tokCast  // ::
+	tokAssign
+	tokOpen  // (
+	tokClose // )
+	tokOpenBracket
+	tokCloseBracket
+	tokComma
+	tokSemicolon
+	tokDot
+	tokColon
+)
+
+// A token is a piece of the statement: src[pos:end].
+type token struct {
+	kind     kind
+	kw       keyword // of an unquoted identifier that is a key word
+	pos, end int
+}
+
+// A lexer splits a statement by the rules of the chapter "Lexical Structure" of
+// PostgreSQL's documentation, as they hold with standard_conforming_strings on
+// and a client encoding of UTF8. It reads versions 15 to 18; where they differ,
+// it refuses what one of them refuses, except for the number formats of 16.
+type lexer struct {
+	src string
+	pos int
+}
+
+// Character classes. Bytes from 0x80 up are letters, so a byte order mark and a
+// non-breaking space are parts of identifiers.
+const (
+	isSpace      = 1 << iota // blank, tab, newline, carriage return, form feed
+	isIdentStart             // letter, underscore, byte ≥ 0x80
+	isDigit
+	isOp // may be part of an operator
+	isHex
+	isUpper
+)
+
+var classOf = func() (t [256]uint8) {
+	set := func(chars string, class uint8) {
+		for i := range len(chars) {
+			t[chars[i]] |= class
+		}
+	}
+	set(" \t\n\r\f", isSpace)
+	set("0123456789", isDigit)
+	set("0123456789abcdefABCDEF", isHex)
+	set("+-*/<>=~!@#%^&|`?", isOp)
+	set("ABCDEFGHIJKLMNOPQRSTUVWXYZ", isIdentStart|isUpper)
+	set("abcdefghijklmnopqrstuvwxyz_", isIdentStart)
+	for c := 0x80; c <= 0xff; c++ {
+		t[c] |= isIdentStart
+	}
+	return t
+}()
+
+func is(c byte, class uint8) bool { return classOf[c]&class != 0 }
+
+// at returns the byte at i, or 0 past the end. A NUL in the text itself is
+// never accepted, so the two cannot be taken for each other.
+func (l *lexer) at(i int) byte {
+	if i < len(l.src) {
+		return l.src[i]
+	}
+	return 0
+}
+
+// next returns the next token. After tokBad it must not be called again.
+func (l *lexer) next() token {
+	if !l.skipBlank() {
+		return token{kind: tokBad, pos: l.pos, end: len(l.src)}
+	}
+	t := token{pos: l.pos}
+	if l.pos == len(l.src) {
+		t.end = l.pos
+		return t
+	}
+	switch c := l.src[l.pos]; {
+	case is(c, isIdentStart):
+		t.kind = l.word(c, &t.kw)
+	case is(c, isDigit), c == '.' && is(l.at(l.pos+1), isDigit):
+		t.kind = l.number()
+	case c == '\'':
+		l.pos++
+		t.kind = l.quotedString(false, tokString)
+	case c == '"':
+		l.pos++
+		t.kind = l.quotedIdent(tokQuoted)
+	case c == '$':
+		t.kind = l.dollar()
+	case is(c, isOp):
+		t.kind = l.operator()
+	default:
+		t.kind = l.punctuation(c)
+	}
+	t.end = l.pos
+	return t
+}
+
+// skipBlank passes over white space and comments. It reports false, without
+// moving past its start, for a block comment that does not end.
+func (l *lexer) skipBlank() bool {
+	for l.pos < len(l.src) {
+		switch c := l.src[l.pos]; {
+		case is(c, isSpace):
+			l.pos++
+		case c == '-' && l.at(l.pos+1) == '-':
+			l.pos = endOfLine(l.src, l.pos)
+		case c == '/' && l.at(l.pos+1) == '*':
+			end := endOfBlockComment(l.src, l.pos)
+			if end < 0 {
+				return false
+			}
+			l.pos = end
+		default:
+			return true
+		}
+	}
+	return true
+}
+
+// endOfLine returns where the line at pos ends; a carriage return ends it too.
+func endOfLine(src string, pos int) int {
+	if i := strings.IndexAny(src[pos:], "\n\r"); i >= 0 {
+		return pos + i
+	}
+	return len(src)
+}
+
+// endOfBlockComment returns the end of the comment that starts at pos, or -1.
+// Block comments nest.
+func endOfBlockComment(src string, pos int) int {
+	depth := 0
+	for i := pos; i+1 < len(src); {
+		switch {
+		case src[i] == '/' && src[i+1] == '*':
+			depth++
+			i += 2
+		case src[i] == '*' && src[i+1] == '/':
+			depth--
+			i += 2
+			if depth == 0 {
+				return i
+			}
+		default:
+			i++
+		}
+	}
+	return -1
+}
+
+// word reads an identifier, a key word or a literal with a letter in front.
+func (l *lexer) word(c byte, kw *keyword) kind {
+	switch c2 := l.at(l.pos + 1); {
+	case c2 == '\'':
+		switch c {
+		case 'b', 'B', 'x', 'X':
+			l.pos += 2
+			return l.quotedString(false, tokBits)
+		case 'e', 'E':
+			l.pos += 2
+			return l.quotedString(true, tokString)
+		case 'n', 'N':
+			l.pos += 2
+			return l.quotedString(false, tokString)
+		}
+	case c2 == '&' && (c == 'u' || c == 'U'):
+		switch l.at(l.pos + 2) {
+		case '\'':
+			l.pos += 3
+			return l.quotedString(false, tokString)
+		case '"':
+			l.pos += 3
+			return l.quotedIdent(tokUQuoted)
+		}
+	}
+	start := l.pos
+	var folded [maxKeyword]byte
+	n := 0
+	for l.pos < len(l.src) {
+		c := l.src[l.pos]
+		if classOf[c]&(isIdentStart|isDigit) == 0 && c != '$' {
+			break
+		}
+		if n < len(folded) {
+			folded[n] = c
+			if is(c, isUpper) {
+				folded[n] += 'a' - 'A'
+			}
+		}
+		n++
+		l.pos++
+	}
+	if n = l.pos - start; n <= len(folded) {
+		*kw = lookupKeyword(string(folded[:n]))
+	}
+	return tokIdent
+}
+
+// maxKeyword is at least the length of the longest key word.
+const maxKeyword = 24
+
+// quotedString reads a string whose opening quote has been read, with its
+// continuations. Only E strings have backslash escapes.
+func (l *lexer) quotedString(escapes bool, k kind) kind {
+	for l.pos < len(l.src) {
+		l.pos++
+		switch l.src[l.pos-1] {
+		case 0:
+			return tokBad
+		case '\\':
+			if escapes {
+				if l.at(l.pos) == 0 {
+					return tokBad
+				}
+				l.pos++
+			}
+		case '\'':
+			if l.at(l.pos) == '\'' { // a quote, doubled
+				l.pos++
+			} else if next := continuation(l.src, l.pos); next >= 0 {
+				l.pos = next
+			} else {
+				return k
+			}
+		}
+	}
+	return tokBad
+}
+
+// continuation returns the position behind the quote that continues a string
+// which was closed just before pos, or -1. Strings with only white space and at
+// least one newline between them are one; line comments are white space here,
+// block comments are not.
+func continuation(src string, pos int) int {
+	newline := false
+	for i := pos; i < len(src); {
+		switch c := src[i]; {
+		case c == '\n' || c == '\r':
+			newline = true
+			i++
+		case is(c, isSpace):
+			i++
+		case c == '-' && i+1 < len(src) && src[i+1] == '-':
+			// Behind the first newline a comment must end in a newline itself;
+			// at the end of the text there is no quote to find anyway.
+			i = endOfLine(src, i)
+		case c == '\'' && newline:
+			return i + 1
+		default:
+			return -1
+		}
+	}
+	return -1
+}
+
+// quotedIdent reads a quoted identifier whose opening quote has been read. The
+// empty one is not allowed.
+func (l *lexer) quotedIdent(k kind) kind {
+	start := l.pos
+	for {
+		i := strings.IndexAny(l.src[l.pos:], "\"\x00")
+		if i < 0 {
+			l.pos = len(l.src)
+			return tokBad
+		}
+		l.pos += i + 1
+		switch {
+		case l.src[l.pos-1] == 0:
+			return tokBad
+		case l.at(l.pos) == '"':
+			l.pos++
+		case l.pos-1 == start:
+			return tokBad
+		default:
+			return k
+		}
+	}
+}
+
+// dollar reads a parameter or a dollar-quoted string. The tag of a dollar quote
+// is an identifier without dollar signs, compared exactly.
+func (l *lexer) dollar() kind {
+	i := l.pos + 1
+	if is(l.at(i), isDigit) {
+		for is(l.at(i), isDigit) {
+			i++
+		}
+		l.pos = i
+		if is(l.at(i), isIdentStart) {
+			return tokBad // trailing junk
+		}
+		return tokParam
+	}
+	if is(l.at(i), isIdentStart) {
+		for is(l.at(i), isIdentStart|isDigit) {
+			i++
+		}
+	}
+	if l.at(i) != '$' {
+		return tokBad
+	}
+	i++
+	tag := l.src[l.pos:i]
+	n := strings.Index(l.src[i:], tag)
+	if n < 0 || strings.IndexByte(l.src[i:i+n], 0) >= 0 {
+		return tokBad
+	}
+	l.pos = i + n + len(tag)
+	return tokString
+}
+
+// number reads a numeric constant. Like PostgreSQL 15 and later it refuses
+// letters directly behind one.
+func (l *lexer) number() kind {
+	if l.src[l.pos] == '0' {
+		switch l.at(l.pos + 1) {
+		case 'x', 'X':
+			return l.radix(isHex)
+		case 'o', 'O', 'b', 'B':
+			return l.radix(isDigit) // the server checks the range of the digits
+		}
+	}
+	l.digits(isDigit)
+	if l.at(l.pos) == '.' && l.at(l.pos+1) != '.' {
+		l.pos++
+		if is(l.at(l.pos), isDigit) {
+			l.digits(isDigit)
+		}
+	}
+	if c := l.at(l.pos); c == 'e' || c == 'E' {
+		i := l.pos + 1
+		if c := l.at(i); c == '+' || c == '-' {
+			i++
+		}
+		if !is(l.at(i), isDigit) {
+			return tokBad
+		}
+		l.pos = i
+		l.digits(isDigit)
+	}
+	return l.endNumber()
+}
+
+// radix reads an integer behind 0x, 0o or 0b.
+func (l *lexer) radix(class uint8) kind {
+	l.pos += 2
+	if c := l.at(l.pos); !is(c, class) && !(c == '_' && is(l.at(l.pos+1), class)) {
+		return tokBad
+	}
+	l.digits(class)
+	return l.endNumber()
+}
+
+// digits passes over digits with single underscores between them.
+func (l *lexer) digits(class uint8) {
+	for is(l.at(l.pos), class) || l.at(l.pos) == '_' && is(l.at(l.pos+1), class) {
+		l.pos++
+	}
+}
+
+func (l *lexer) endNumber() kind {
+	if is(l.at(l.pos), isIdentStart) {
+		return tokBad // trailing junk
+	}
+	return tokNumber
+}
+
+// operator reads the longest operator, by the three rules of "Operators": it
+// ends before a comment; one of several characters ends in + or - only if it
+// also contains one of ~ ! @ # % ^ & | ` ?.
+func (l *lexer) operator() kind {
+	start := l.pos
+	i, special := start, false
+	for ; is(l.at(i), isOp); i++ {
+		if c, c2 := l.src[i], l.at(i+1); i > start && (c == '-' && c2 == '-' || c == '/' && c2 == '*') {
+			break
+		}
+		if strings.IndexByte("~!@#%^&|`?", l.src[i]) >= 0 {
+			special = true
+		}
+	}
+	if last := l.src[i-1]; !special && (last == '+' || last == '-') {
+		for i-start > 1 && (l.src[i-1] == '+' || l.src[i-1] == '-') {
+			i--
+		}
+	}
+	l.pos = i
+	return tokOp
+}
+
+// punctuation reads what is not an operator.
+func (l *lexer) punctuation(c byte) kind {
+	l.pos++
+	switch c {
+	case '(':
+		return tokOpen
+	case ')':
+		return tokClose
+	case '[':
+		return tokOpenBracket
+	case ']':
+		return tokCloseBracket
+	case ',':
+		return tokComma
+	case ';':
+		return tokSemicolon
+	case '.':
+		if l.at(l.pos) == '.' {
+			return tokBad // the range of PL/pgSQL
+		}
+		return tokDot
+	case ':':
+		switch l.at(l.pos) {
+		case ':':
+			l.pos++
+			return tokCast
+		case '=':
+			l.pos++
+			return tokAssign
+		}
+		return tokColon
+	}
+	return tokBad
+}

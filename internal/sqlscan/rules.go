@@ -1,0 +1,436 @@
+package sqlscan
+
+import "github.com/flightpg/flightpg/internal/catalog"
+
+// word deals with an identifier or key word.
+func (s *scanner) word() {
+	switch {
+	case s.prev.kind == tokDot, s.prev.kind == tokCast:
+		s.cur.kw = notKeyword // ColLabel: any word is a name here
+	case s.prev.kw == kwAs && !s.materialized():
+		s.cur.kw = notKeyword
+	}
+	if s.cur.kind == tokUQuoted && s.next.kw == kwUescape {
+		s.fail(EscapedName, s.cur)
+		return
+	}
+	item := s.top().item
+	if s.cur.kw != notKeyword {
+		if s.keyword(); s.done || s.cur.kind != tokIdent {
+			return
+		}
+	}
+	s.link(item)
+	s.systemName()
+	if s.next.kind == tokDot {
+		return
+	}
+	if s.next.kind == tokOpen {
+		s.opening = s.parenthesis()
+		return
+	}
+	s.visitName()
+}
+
+// materialized reports whether the current word belongs to AS [NOT] MATERIALIZED (.
+func (s *scanner) materialized() bool {
+	return s.cur.kw == kwMaterialized && s.next.kind == tokOpen ||
+		s.cur.kw == kwNot && s.next.kw == kwMaterialized
+}
+
+// link makes the current word a part of the chain of names. item: it stands
+// where a FROM item begins.
+func (s *scanner) link(item bool) {
+	if s.prev.kind == tokDot {
+		s.chain.parts++
+		return
+	}
+	s.chain = chain{
+		first: s.cur, parts: 1,
+		before: s.prev, beforeThat: s.beforePrev,
+		behindOperand: s.operand, behindNot: s.infixNot,
+	}
+	if f := s.top(); item && f.item {
+		switch {
+		case s.cur.kw == kwOnly, s.cur.kw == kwLateral:
+		case s.cur.kw == kwRows && s.next.kw == kwFrom:
+			f.item = false
+		default:
+			f.item = false
+			s.chain.relation = true
+		}
+	}
+}
+
+// keyword deals with a word that is a key word where it stands. The grammar's
+// own words are told from columns of the same name by their neighbours.
+func (s *scanner) keyword() {
+	f := s.top()
+	switch s.cur.kw {
+	case kwWith:
+		// WITH begins a query; elsewhere it is WITH TIES, ORDINALITY, TIME ZONE…
+		if len(s.frames) == 1 && s.prev.kind == tokEOF || s.prev.kind == tokOpen || f.clause == intoClause {
+			f.clause, f.item = withClause, false
+		}
+	case kwSelect:
+		f.query, f.clause, f.item = true, anyClause, false
+	case kwValues:
+		// The word can also be a column or the name of a CTE.
+		if s.next.kind == tokOpen && !(f.clause == withClause && s.namesCTE(s.prev, s.beforePrev)) {
+			f.query, f.clause, f.item = true, anyClause, false
+		}
+	case kwTable:
+		f.query, f.clause, f.item = true, anyClause, false
+		s.wantRelation()
+	case kwInsert, kwUpdate, kwDelete, kwMerge:
+		s.modification(f)
+
+	case kwFrom:
+		// IS DISTINCT FROM, extract(… FROM …) and their like are no clauses.
+		if f.query && s.prev.kw != kwDistinct && s.prev.kw != kwRows {
+			f.clause, f.item = fromClause, true
+		}
+	case kwJoin:
+		if f.clause == fromClause {
+			f.item = true
+		}
+	case kwUsing:
+		f.item = f.command != notKeyword && s.next.kind != tokOpen
+	case kwOn:
+		f.item = false
+		if s.next.kw == kwConflict && f.command == kwInsert && f.conflicts < 2 {
+			f.conflicts++
+		}
+	case kwDo:
+		f.resolved = true
+	case kwGroup:
+		if s.prev.kw != kwWithin {
+			f.clause, f.item = groupByClause, false
+		}
+	case kwWhere, kwHaving, kwWindow, kwOrder, kwLimit, kwOffset, kwFetch, kwUnion, kwIntersect, kwExcept, kwReturning:
+		f.clause, f.item = anyClause, false
+
+	case kwFor:
+		s.locking(f)
+	case kwInto:
+		if f.clause != intoClause {
+			s.note(Other, Into, s.cur)
+		}
+		s.wantRelation()
+	case kwCase:
+		f.cases++
+	case kwEnd:
+		f.cases = max(0, f.cases-1)
+	case kwOperator:
+		if s.next.kind == tokOpen {
+			s.qualifiedOperator()
+		}
+	case kwLike, kwIlike, kwSimilar, kwIn, kwBetween, kwDistinct, kwNullif, kwNatural:
+		s.impliedOperators()
+	}
+}
+
+// wantRelation makes the next word a relation for Names.
+func (s *scanner) wantRelation() { s.top().item = true }
+
+// modification recognizes the start of a data-modifying command. All four words
+// are unreserved, so they are also columns, tables and labels; the command has
+// its second word, and it comes first in its parenthesis, behind WITH at most.
+func (s *scanner) modification(f *frame) {
+	if f.query && s.prev.kind != tokClose || f.kind == call || f.kind == forArgs {
+		return
+	}
+	next := s.next
+	switch s.cur.kw {
+	case kwInsert, kwMerge:
+		if next.kw != kwInto {
+			return
+		}
+	case kwDelete:
+		if next.kw != kwFrom {
+			return
+		}
+	case kwUpdate:
+		switch next.kind {
+		case tokQuoted, tokUQuoted:
+		case tokIdent:
+			switch keywordList[next.kw].category {
+			case reserved, functionName: // no table has such a name
+				if next.kw != kwOnly {
+					return
+				}
+			}
+		default:
+			return
+		}
+	}
+	reason := WriteStatement
+	if len(s.frames) > 1 {
+		reason = ModifyingCTE
+	}
+	s.note(Write, reason, s.cur)
+	f.query, f.command, f.clause, f.item = true, s.cur.kw, anyClause, false
+	switch s.cur.kw {
+	case kwInsert, kwMerge:
+		f.clause = intoClause
+	case kwUpdate:
+		f.item = true
+	}
+}
+
+// locking judges FOR: row locks, FOR READ ONLY, FOR ORDINALITY, COLLATION FOR
+// and the arguments of substring and overlay.
+func (s *scanner) locking(f *frame) {
+	if f.kind == forArgs || s.prev.kw == kwCollation && s.next.kind == tokOpen {
+		return
+	}
+	switch s.next.kw {
+	case kwUpdate, kwShare, kwNo, kwKey:
+		s.note(Write, RowLock, s.cur)
+	case kwRead, kwOrdinality:
+	default:
+		s.fail(Syntax, s.cur)
+		return
+	}
+	f.clause, f.item = anyClause, false
+}
+
+// parenthesis says what the parenthesis behind the current word is, and judges
+// the call if it is one. It is one unless the grammar says otherwise.
+func (s *scanner) parenthesis() frameKind {
+	c, f := &s.chain, s.top()
+	switch {
+	case s.cur.kw == kwMaterialized && (c.before.kw == kwAs || c.before.kw == kwNot):
+		return plain // AS MATERIALIZED (query)
+	case c.before.kw == kwAs, c.before.kind == tokCast:
+		return plain // alias (columns), type(modifier)
+	case c.before.kw == kwInto:
+		return plain // INSERT INTO table (columns)
+	case c.before.kw == kwTablesample:
+		return s.sampling()
+	case f.clause == withClause && c.parts == 1 && s.namesCTE(c.before, c.beforeThat):
+		return cteColumns
+	}
+	if c.parts == 1 && s.cur.kind == tokIdent {
+		switch keywordList[s.cur.kw].category {
+		case reserved:
+			if s.cur.kw != kwSystemUser { // not reserved before 16
+				return s.reservedParens(f)
+			}
+		case columnName:
+			if p, ok := columnParens[s.cur.kw]; ok && s.version >= p.since {
+				if p.frame == call || p.frame == forArgs {
+					s.visitFunction("", s.cur)
+				}
+				return p.frame
+			}
+		}
+	}
+	if c.parts == 1 {
+		if c.behindOperand {
+			// An expression cannot begin here: it is an alias with columns, a type
+			// in a column definition, or a word like OVER, FILTER, ESCAPE, JOIN.
+			if s.cur.kw == kwJoin {
+				return fromItems
+			}
+			return plain
+		}
+		if kind, ok := s.syntaxParens(f); ok {
+			return kind
+		}
+	}
+	s.call()
+	return call
+}
+
+// namesCTE reports whether WITH expects a name behind these two tokens.
+func (s *scanner) namesCTE(before, beforeThat token) bool {
+	return before.kw == kwWith || before.kind == tokComma ||
+		before.kw == kwRecursive && beforeThat.kw == kwWith
+}
+
+// reservedParens: a reserved word names no function, so this is syntax.
+func (s *scanner) reservedParens(f *frame) frameKind {
+	switch s.cur.kw {
+	case kwFrom:
+		if f.item || s.prev.kw == kwRows {
+			return fromItems
+		}
+	case kwOn:
+		if s.prev.kw == kwDistinct {
+			return notOperand
+		}
+	case kwWith: // RETURNING WITH (OLD AS o) expression
+		return notOperand
+	case kwLateral, kwOnly:
+		if f.item {
+			return fromItems
+		}
+	case kwFor:
+		if s.prev.kw == kwCollation {
+			return call
+		}
+	}
+	return plain
+}
+
+// syntaxParens knows the unreserved words that have a parenthesis of their own
+// when certain words come before them, and are function names otherwise.
+func (s *scanner) syntaxParens(f *frame) (frameKind, bool) {
+	c := &s.chain
+	before, beforeThat := c.before.kw, c.beforeThat.kw
+	switch s.cur.kw {
+	case kwBy:
+		return plain, before == kwGroup || before == kwOrder || before == kwPartition
+	case kwSets:
+		return groupingSets, before == kwGrouping
+	case kwRollup, kwCube:
+		ok := f.clause == groupByClause && (before == kwBy || before == kwDistinct || before == kwAll || c.before.kind == tokComma) ||
+			f.kind == groupingSets && (c.before.kind == tokOpen || c.before.kind == tokComma)
+		return groupingSets, ok
+	case kwFirst, kwNext:
+		return plain, before == kwFetch
+	case kwJoin:
+		switch before {
+		case kwLeft, kwRight, kwFull, kwInner, kwCross, kwNatural, kwOuter:
+			return fromItems, true
+		}
+	case kwLike, kwIlike:
+		return plain, c.behindNot
+	case kwSecond:
+		return plain, before == kwTo && (beforeThat == kwDay || beforeThat == kwHour || beforeThat == kwMinute)
+	case kwRef, kwValue:
+		return plain, before == kwBy && beforeThat == kwPassing
+	case kwConflict:
+		return plain, before == kwOn && f.command == kwInsert
+	case kwInsert:
+		return plain, before == kwThen && f.command == kwMerge && f.cases == 0
+	case kwSet:
+		return plain, before == kwUpdate
+	}
+	return plain, false
+}
+
+// sampling judges TABLESAMPLE method ( : only the two built-in methods are
+// known, and close sees whether REPEATABLE follows.
+func (s *scanner) sampling() frameKind {
+	c := &s.chain
+	ok := c.parts == 1 || c.parts == 2 && s.nameOf(c.first) == "pg_catalog"
+	switch s.nameOf(s.cur) {
+	case "bernoulli", "system":
+	default:
+		ok = false
+	}
+	if !ok {
+		s.note(Other, TableSample, s.cur)
+	}
+	return sample
+}
+
+// qualifiedOperator reads OPERATOR ( [schema .] operator ) and makes it the
+// current token. A function called operator never has such arguments.
+func (s *scanner) qualifiedOperator() {
+	l := lexer{src: s.src, pos: s.next.end}
+	var schema token
+	parts := 0
+	for {
+		t := l.next()
+		switch t.kind {
+		case tokIdent, tokQuoted, tokUQuoted:
+			schema = t
+			parts++
+			if l.next().kind != tokDot {
+				return
+			}
+			continue
+		case tokOp:
+			if l.next().kind != tokClose {
+				return
+			}
+		default:
+			return
+		}
+		name := ""
+		if parts > 0 {
+			name = s.nameOf(schema)
+			if parts > 1 || name != "pg_catalog" {
+				s.note(Other, UnknownOperator, t)
+			}
+		}
+		s.visitOperator(name, s.src[t.pos:t.end], t.pos)
+		s.cur = token{kind: tokOp, pos: s.cur.pos, end: l.pos}
+		s.lexer.pos = l.pos
+		s.peek()
+		return
+	}
+}
+
+// call judges the call of the current chain of names.
+func (s *scanner) call() {
+	t, c := s.cur, &s.chain
+	if t.kind == tokUQuoted {
+		s.note(Other, EscapedName, t)
+		return
+	}
+	schema, class, volatile := "", catalog.Unknown, false
+	switch {
+	case c.parts == 1:
+	case c.parts == 2 && c.first.kind != tokDot:
+		schema = s.nameOf(c.first)
+	default:
+		schema = "?" // database.schema.function, or something odd
+	}
+	if schema == "" || schema == "pg_catalog" {
+		if info := s.builtin(t); info.Since <= s.version {
+			class, volatile = info.Class, info.Volatile
+		}
+	}
+	if class == catalog.Unknown && s.function != nil && schema != "?" {
+		class = s.function(schema, s.nameOf(t))
+	}
+	s.visitFunction(schema, t)
+	reason := DeniedFunction
+	if volatile {
+		reason = VolatileFunction
+	}
+	switch class {
+	case catalog.Safe:
+	case catalog.Private:
+		s.note(PrivateRead, reason, t)
+	case catalog.NeutralWrite:
+		s.note(Write, reason, t)
+	case catalog.Denied:
+		s.note(Other, DeniedFunction, t)
+	default:
+		s.note(Other, UnknownFunction, t)
+	}
+}
+
+// systemName looks for session views and temporary schemas.
+func (s *scanner) systemName() {
+	t := s.cur
+	switch t.kind {
+	case tokIdent:
+		if !s.hasPG(t.pos) {
+			return
+		}
+	case tokQuoted:
+		if !s.hasPG(t.pos + 1) {
+			return
+		}
+	}
+	name := s.nameOf(t)
+	switch {
+	case hasPrefix(name, "pg_temp"), hasPrefix(name, "pg_toast_temp"):
+		s.noteSystem(TempSchema, name)
+	case s.next.kind != tokOpen && catalog.SessionView(name):
+		s.noteSystem(SessionView, name)
+	}
+}
+
+func (s *scanner) noteSystem(r Reason, name string) {
+	if s.system.Reason == None {
+		s.system = Result{Reason: r, Name: name, Pos: s.cur.pos}
+	}
+	s.note(PrivateRead, r, s.cur)
+}

@@ -1,0 +1,361 @@
+// Package sqlscan reads SQL text by PostgreSQL's lexical rules and says what the
+// statement may do, as far as the text alone can tell.
+//
+// Reading order: reason.go (the verdicts), lex.go (tokens), scan.go (the state
+// that is kept while reading), rules.go (what each key word and each parenthesis
+// means), names.go (identifiers as the server decodes them), keywords.go (tables).
+//
+// It is no parser. It knows just enough of the grammar to find, in every
+// statement that PostgreSQL accepts, each place where data is written, a row is
+// locked, a table is made or a function is called by name. A statement that
+// PostgreSQL refuses may get any verdict: it has no effect. What is not
+// understood is Other.
+//
+// The text does not tell everything. What a user's operator, cast, domain, view,
+// policy or column-style function call t.f does is for the catalog layer, which
+// gets every name from Names; so is a user's function that hides a built-in by
+// a better matching argument list.
+package sqlscan
+
+import (
+	"github.com/flightpg/flightpg/internal/catalog"
+)
+
+// A Result is the verdict on one text.
+type Result struct {
+	Class  Class
+	Reason Reason // why it is not a Read
+	Name   string // the offending name or word as the server reads it; "" if there is none
+	Pos    int    // byte offset of the offending token
+	Params int    // highest parameter number; of what was read, if the verdict is Other
+}
+
+// Options adapt Scan to one server. The zero value fits all of them.
+type Options struct {
+	// Version is the server's major version. 0 means the oldest supported one:
+	// newer built-ins are unknown, since a user's function may have their name.
+	Version int
+
+	// Function is asked about called names that are no built-ins. The schema is
+	// "" for an unqualified name. nil: they are all Unknown.
+	Function func(schema, name string) catalog.Class
+}
+
+// Scan judges a text without knowing the server.
+func Scan(sql string) Result {
+	return Options{}.Scan(sql)
+}
+
+// Scan judges a text.
+func (o Options) Scan(sql string) Result {
+	s := scanner{lexer: lexer{src: sql}, version: o.Version, function: o.Function}
+	s.run()
+	return s.res
+}
+
+// A frame is what is open: the statement, a parenthesis or a bracket.
+type frame struct {
+	kind      frameKind
+	clause    clause
+	query     bool    // a SELECT, VALUES, TABLE or data-modifying command began here
+	command   keyword // … which of the latter
+	item      bool    // a FROM item begins with the next token
+	conflicts uint8   // number of ON CONFLICT seen; 2 is as good as more
+	resolved  bool    // DO was seen
+	cases     int     // CASE expressions open
+}
+
+// A frameKind says what a parenthesis is.
+type frameKind uint8
+
+const (
+	plain        frameKind = iota // an expression, a subquery or a list
+	call                          // arguments of a function
+	forArgs                       // … of substring or overlay, where FOR is no lock
+	fromItems                     // around FROM items
+	groupingSets                  // GROUPING SETS, ROLLUP, CUBE
+	notOperand                    // DISTINCT ON (…), RETURNING WITH (…): an expression may follow directly
+	cteColumns                    // WITH name (…) AS
+	sample                        // TABLESAMPLE method (…)
+	subscript                     // […]
+)
+
+// A clause is the part of a query that is being read, as far as it matters.
+type clause uint8
+
+const (
+	anyClause clause = iota
+	withClause
+	fromClause
+	groupByClause
+	intoClause // INSERT up to its query
+)
+
+// A chain is a name with its qualifications: a.b.c.
+type chain struct {
+	first         token // tokDot if it hangs on a parenthesis or bracket
+	parts         int
+	before        token // the two tokens before it
+	beforeThat    token
+	behindOperand bool // an operand ends right before it
+	behindNot     bool // before is NOT behind an operand: NOT LIKE and so on
+	relation      bool // where a FROM item begins
+}
+
+// scanner holds the state while a text is read, one token after the other.
+type scanner struct {
+	lexer
+	version  int
+	function func(schema, name string) catalog.Class
+	visit    func(Name) bool // for Names; nil for Scan
+	res      Result
+
+	cur, next        token
+	prev, beforePrev token // key words that are only names there are no key words here
+	operand          bool  // an operand ends right before cur
+	infixNot         bool  // prev is NOT behind an operand
+	opening          frameKind
+	chain            chain
+	system           Result // the first session view or temporary schema
+	begun            bool   // the first word was read
+	done             bool
+
+	frames []frame
+	space  [12]frame // frames' first home
+}
+
+// run reads the whole text, or up to the first thing that makes it Other.
+func (s *scanner) run() {
+	s.res.Class = Read
+	if s.version == 0 {
+		s.version = catalog.Oldest
+	}
+	s.frames = append(s.space[:0], frame{})
+	s.cur = s.lexer.next()
+	s.peek()
+	for !s.done {
+		s.token()
+		s.advance()
+	}
+	if s.res.Class == Write && s.system.Reason != None {
+		// Writing to pg_settings is SET, writing to pg_temp is session state.
+		s.system.Class, s.system.Params = Other, s.res.Params
+		s.res = s.system
+	}
+}
+
+// peek reads the token behind cur.
+func (s *scanner) peek() {
+	if s.cur.kind == tokEOF || s.cur.kind == tokBad {
+		s.next = s.cur
+		return
+	}
+	s.next = s.lexer.next()
+}
+
+// advance makes the next token the current one.
+func (s *scanner) advance() {
+	s.infixNot = s.cur.kw == kwNot && s.operand
+	switch s.cur.kind {
+	case tokIdent:
+		s.operand = s.cur.kw == notKeyword || endsOperand[s.cur.kw]
+	case tokQuoted, tokUQuoted, tokString, tokBits, tokNumber, tokParam, tokCloseBracket:
+		s.operand = true
+	case tokClose:
+		// closing has set it
+	default:
+		s.operand = false
+	}
+	s.beforePrev, s.prev, s.cur = s.prev, s.cur, s.next
+	s.peek()
+}
+
+// note records what the text has been found to be, if that is worse than before.
+func (s *scanner) note(c Class, r Reason, t token) {
+	if !c.worse(s.res.Class) {
+		return
+	}
+	s.res.Class, s.res.Reason, s.res.Pos = c, r, t.pos
+	s.res.Name = s.nameOf(t)
+	if c == Other && s.visit == nil {
+		s.done = true
+	}
+}
+
+// fail gives up on the text.
+func (s *scanner) fail(r Reason, t token) {
+	s.note(Other, r, t)
+	s.done = true
+}
+
+func (s *scanner) top() *frame { return &s.frames[len(s.frames)-1] }
+
+// token deals with the current token.
+func (s *scanner) token() {
+	t := s.cur
+	if !s.begun && !s.head() {
+		return
+	}
+	switch t.kind {
+	case tokEOF:
+		s.done = true
+		if len(s.frames) > 1 {
+			s.fail(Syntax, t)
+		}
+		s.leave()
+	case tokBad:
+		s.fail(Syntax, t)
+	case tokSemicolon:
+		s.end()
+	case tokIdent, tokQuoted, tokUQuoted:
+		s.word()
+	case tokParam:
+		s.param()
+	case tokOpen:
+		s.open()
+	case tokOpenBracket:
+		s.frames = append(s.frames, frame{kind: subscript})
+	case tokClose, tokCloseBracket:
+		s.close()
+	case tokComma:
+		if f := s.top(); f.clause == fromClause {
+			f.item = true
+		}
+	case tokDot:
+		switch s.prev.kind {
+		case tokIdent, tokQuoted, tokUQuoted:
+		default:
+			s.chain = chain{first: t, parts: 1}
+		}
+	case tokOp:
+		s.visitOperator("", s.src[t.pos:t.end], t.pos)
+	}
+}
+
+// head looks at the tokens up to the first word, which says what the statement
+// is. It reports whether the token is to be dealt with like any other.
+func (s *scanner) head() bool {
+	t := s.cur
+	switch {
+	case t.kind == tokOpen:
+		return true
+	case len(s.frames) > 1 && t.kind != tokIdent:
+		s.fail(Syntax, t)
+		return false
+	case t.kind == tokEOF:
+		s.done = true
+		s.res.Class, s.res.Reason = PrivateRead, Empty
+		return false
+	case t.kind == tokSemicolon:
+		s.end()
+		if s.done && s.res.Class == Read {
+			s.res.Class, s.res.Reason = PrivateRead, Empty
+		}
+		return false
+	}
+	s.begun = true
+	switch t.kw {
+	case kwSelect, kwValues, kwTable, kwWith, kwInsert, kwUpdate, kwDelete, kwMerge:
+		return true
+	case kwShow:
+		s.show()
+	case notKeyword:
+		s.fail(Syntax, t)
+	default:
+		s.fail(NotARead, t)
+	}
+	return false
+}
+
+// show judges SHOW: it reads one setting or all of them.
+func (s *scanner) show() {
+	s.note(PrivateRead, NotARead, s.cur)
+	for s.advance(); !s.done; s.advance() {
+		switch s.cur.kind {
+		case tokIdent, tokQuoted, tokDot:
+		case tokSemicolon:
+			s.end()
+		case tokEOF:
+			s.done = true
+		default:
+			s.fail(Syntax, s.cur)
+		}
+	}
+}
+
+// end reads the text behind a semicolon: nothing but semicolons may follow.
+func (s *scanner) end() {
+	if len(s.frames) > 1 {
+		s.fail(Syntax, s.cur)
+		return
+	}
+	s.leave()
+	for s.cur.kind == tokSemicolon {
+		s.advance()
+	}
+	switch s.cur.kind {
+	case tokEOF:
+	case tokBad:
+		s.fail(Syntax, s.cur)
+	default:
+		s.fail(SeveralStatements, s.cur)
+	}
+	s.done = true
+}
+
+// param keeps the highest parameter number; the server refuses those that do
+// not fit.
+func (s *scanner) param() {
+	n := 0
+	for i := s.cur.pos + 1; i < s.cur.end && n <= 65535; i++ {
+		n = n*10 + int(s.src[i]-'0')
+	}
+	s.res.Params = max(s.res.Params, n)
+}
+
+// open enters a parenthesis, which the word before it may have declared.
+func (s *scanner) open() {
+	f := frame{kind: s.opening}
+	if top := s.top(); top.item {
+		top.item = false
+		if f.kind == plain {
+			f.kind = fromItems
+		}
+	}
+	if f.kind == fromItems {
+		f.clause, f.item = fromClause, true
+	}
+	s.opening = plain
+	s.frames = append(s.frames, f)
+}
+
+// close leaves a parenthesis or bracket and checks what must follow it.
+func (s *scanner) close() {
+	f := s.top()
+	if len(s.frames) == 1 || (f.kind == subscript) != (s.cur.kind == tokCloseBracket) {
+		s.fail(Syntax, s.cur)
+		return
+	}
+	s.leave()
+	kind := f.kind
+	s.frames = s.frames[:len(s.frames)-1]
+	s.operand = kind != notOperand
+	switch kind {
+	case cteColumns:
+		if s.next.kw != kwAs {
+			s.fail(Syntax, s.cur)
+		}
+	case sample:
+		if s.next.kw != kwRepeatable {
+			s.note(PrivateRead, TableSample, s.next)
+		}
+	}
+}
+
+// leave checks a frame at its end.
+func (s *scanner) leave() {
+	// ON CONFLICT (…) without DO was a call: JOIN … ON conflict(…).
+	if f := s.top(); f.conflicts > 1 || f.conflicts > 0 && !f.resolved {
+		s.note(Other, UnknownFunction, s.cur)
+	}
+}

@@ -1,0 +1,338 @@
+package flightpg
+
+import (
+	"bytes"
+	"database/sql"
+	"database/sql/driver"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/big"
+	"net"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+func keyOf(t testing.TB, args ...any) (string, Reason) {
+	t.Helper()
+	b, why := appendKey(nil, viaQuery, "", namedValues(args))
+	return string(b), why
+}
+
+func namedValues(args []any) []driver.NamedValue {
+	named := make([]driver.NamedValue, len(args))
+	for i, a := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
+	}
+	return named
+}
+
+type (
+	myInt    int
+	otherInt int
+	myString string
+	myBytes  []byte
+	point    struct{ X, Y int32 }
+	pair2    struct{ A, B string }
+	hidden   struct{ n int }
+	stamped  struct{ T time.Time }
+	secret   struct{ t time.Time }
+	valuer   struct{ N int }
+	sliced   []string // a Valuer with memory behind it
+	withPtr  struct{ P *int }
+	deep     struct{ In struct{ In [2]point } }
+)
+
+func (v valuer) Value() (driver.Value, error) { return int64(v.N), nil }
+func (v sliced) Value() (driver.Value, error) { return strings.Join(v, ","), nil }
+
+// TestKey_Different holds every pair of these against each other: all differ,
+// to PostgreSQL or to pgx.
+func TestKey_Different(t *testing.T) {
+	utc := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	east := utc.In(time.FixedZone("east", 3600))
+	addr := netip.MustParseAddr("10.0.0.1")
+	lists := [][]any{
+		{},
+		{nil}, {nil, nil},
+		{true}, {false},
+		{1}, {int8(1)}, {int16(1)}, {int32(1)}, {int64(1)},
+		{uint(1)}, {uint8(1)}, {uint16(1)}, {uint32(1)}, {uint64(1)},
+		{2}, {-1}, {int64(math.MinInt64)},
+		{float32(1)}, {float64(1)}, {math.Copysign(0, -1)}, {0.0}, {math.NaN()}, {math.Inf(1)},
+		{"1"}, {""}, {"a"}, {"ab"}, {"a", "b"}, {"ab", ""}, {"", "ab"}, {"a\x00b"},
+		{[]byte(nil)}, {[]byte{}}, {[]byte("1")}, {[]byte("a"), []byte("b")}, {[]byte("ab")},
+		{utc}, {east}, {utc.Add(1)}, {utc.Add(time.Second)}, {utc.String()},
+		{myInt(1)}, {otherInt(1)}, {myString("1")}, {myBytes("1")}, {myBytes(nil)}, {myBytes{}},
+		{json.RawMessage("1")},
+		{point{1, 2}}, {point{2, 1}}, {deep{}}, {pair2{"a", "b"}}, {pair2{"ab", ""}}, {pair2{"", "ab"}},
+		{hidden{1}}, {hidden{2}},
+		{stamped{utc}}, {stamped{east}},
+		{valuer{1}}, {valuer{2}},
+		{[2]int{1, 2}}, {[3]int{1, 2, 0}}, {[16]byte{1}},
+		{[]int{}}, {[]int(nil)}, {[]int{1}}, {[]int{1, 2}}, {[]int64{1, 2}}, {[]int{1}, []int{2}},
+		{[]string{"a", "b"}}, {[]string{"ab"}}, {[]string{"a"}, "b"}, {[]string{}}, {[]string(nil)},
+		{[][]byte{{1}, nil}}, {[][]byte{{1}, {}}}, {[][]byte{{1}}}, {[][]byte{nil, {1}}},
+		{[]float64{0}}, {[]float64{math.Copysign(0, -1)}}, {[]bool{true}}, {[]uint8{1}, 1},
+		{addr}, {netip.MustParseAddr("10.0.0.2")}, {netip.MustParseAddr("::ffff:10.0.0.1")},
+		{netip.MustParseAddr("fe80::1%a")}, {netip.MustParseAddr("fe80::1%b")}, {netip.Addr{}},
+		{netip.PrefixFrom(addr, 8)}, {netip.PrefixFrom(addr, 9)}, {netip.Prefix{}},
+		{net.IP{10, 0, 0, 1}}, {net.ParseIP("10.0.0.1")},
+		{sql.NullString{}}, {sql.NullString{Valid: true}}, {sql.NullInt64{Int64: 1, Valid: true}},
+		{sql.NullTime{Time: utc, Valid: true}}, {sql.NullTime{Time: east, Valid: true}},
+		{pgtype.UUID{Bytes: [16]byte{1}, Valid: true}}, {pgtype.UUID{Bytes: [16]byte{1}}},
+		{pgtype.Int4{Int32: 1, Valid: true}}, {pgtype.Date{Time: utc, Valid: true}},
+		{time.Second}, {time.Monday},
+	}
+	seen := make(map[string]string)
+	for _, args := range lists {
+		k, why := keyOf(t, args...)
+		name := fmt.Sprintf("%T%#v", args, args)
+		if why != ReasonNone {
+			t.Errorf("%s: %v; want a key", name, why)
+			continue
+		}
+		if other, ok := seen[k]; ok {
+			t.Errorf("%s and %s have the same key", name, other)
+		}
+		seen[k] = name
+		// The same again is the same key, from a copy too.
+		if again, _ := keyOf(t, args...); again != k {
+			t.Errorf("%s: another key the second time", name)
+		}
+		c, why := appendKey(nil, viaQuery, "", copyArgs(namedValues(args)))
+		if string(c) != k || why != ReasonNone {
+			t.Errorf("%s: its copy has another key", name)
+		}
+	}
+}
+
+func TestKey_Same(t *testing.T) {
+	utc := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	for _, pair := range [][2]any{
+		{utc.In(time.FixedZone("a", 3600)), utc.In(time.FixedZone("b", 3600))},
+		{time.Now().Round(0), nil}, // replaced below
+		{"x" + strings.Repeat("y", 3), "xyyy"},
+	} {
+		if pair[1] == nil {
+			now := time.Now() // the monotonic reading is not sent
+			pair = [2]any{now, now.Round(0)}
+		}
+		a, _ := keyOf(t, pair[0])
+		b, _ := keyOf(t, pair[1])
+		if a != b {
+			t.Errorf("%v and %v have different keys", pair[0], pair[1])
+		}
+	}
+}
+
+func TestKey_Parts(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, via := range []byte{viaQuery, viaStmt, viaPrepare} {
+		for _, partition := range []string{"", "a", "b"} {
+			for _, name := range []string{"", "n"} {
+				k, _ := appendKey(nil, via, partition, []driver.NamedValue{{Name: name, Value: "x"}})
+				if seen[string(k)] {
+					t.Errorf("via %d, partition %q, name %q: a key that is taken", via, partition, name)
+				}
+				seen[string(k)] = true
+			}
+		}
+	}
+}
+
+func TestKey_Bypass(t *testing.T) {
+	n := 1
+	big1 := pgtype.Numeric{Int: big.NewInt(1), Valid: true}
+	for _, tc := range []struct {
+		arg  any
+		want Reason
+	}{
+		{&n, ReasonArgument},
+		{(*string)(nil), ReasonArgument},
+		{map[string]int{}, ReasonArgument},
+		{[]any{1}, ReasonArgument},
+		{make(chan int), ReasonArgument},
+		{func() {}, ReasonArgument},
+		{complex(1, 1), ReasonArgument},
+		{withPtr{}, ReasonArgument},
+		{[]*int{&n}, ReasonArgument},
+		{struct{ V any }{1}, ReasonArgument},
+		{struct{ S []int }{}, ReasonArgument},
+		{secret{}, ReasonArgument},
+		{big1, ReasonArgument},
+		{sliced{"a"}, ReasonArgument},
+		{sql.Out{Dest: &n}, ReasonArgument},
+		{strings.Repeat("x", maxKeyArgs+1), ReasonArgument},
+		{pgx.QueryExecModeExec, ReasonPgxOption},
+		{pgx.QueryResultFormats{1}, ReasonPgxOption},
+		{pgx.QueryResultFormatsByOID{1: 1}, ReasonPgxOption},
+		{pgx.NamedArgs{"a": 1}, ReasonPgxOption},
+		{pgx.StrictNamedArgs{"a": 1}, ReasonPgxOption},
+	} {
+		if _, why := keyOf(t, tc.arg); why != tc.want {
+			t.Errorf("%T: %v; want %v", tc.arg, why, tc.want)
+		}
+	}
+}
+
+// TestCopyArgs checks that a copy shares no memory that its owner can change.
+func TestCopyArgs(t *testing.T) {
+	args := []any{
+		[]byte("abc"), myBytes("abc"), json.RawMessage("abc"), []int{1, 2}, []string{"a", "b"},
+		[][]byte{[]byte("abc"), nil}, []point{{1, 2}}, net.IP{1, 2, 3, 4}, [][]int{{1}, {2}},
+	}
+	before, _ := keyOf(t, args...)
+	c := copyArgs(namedValues(args))
+	for _, a := range args {
+		overwrite(reflect.ValueOf(a))
+	}
+	if now, _ := keyOf(t, args...); now == before {
+		t.Fatal("the test overwrote nothing")
+	}
+	after, _ := appendKey(nil, viaQuery, "", c)
+	if string(after) != before {
+		t.Error("the copies changed with their originals")
+	}
+	for i, a := range c {
+		if got, want := reflect.TypeOf(a.Value), reflect.TypeOf(args[i]); got != want {
+			t.Errorf("copy %d is %v; want %v", i, got, want)
+		}
+	}
+	if copyArgs(nil) != nil {
+		t.Error("copyArgs(nil) is not nil")
+	}
+}
+
+func overwrite(v reflect.Value) {
+	for i := range v.Len() {
+		if e := v.Index(i); e.Kind() == reflect.Slice && e.Len() > 0 {
+			overwrite(e)
+		} else {
+			e.SetZero()
+		}
+	}
+}
+
+// FuzzKey checks that lists of arguments have the same key if and only if they
+// are the same.
+func FuzzKey(f *testing.F) {
+	f.Add([]byte{}, []byte{})
+	f.Add([]byte{1, 1, 0}, []byte{2, 1, 0})
+	f.Add([]byte{7, 3, 'a', 'b', 'c', 7, 0}, []byte{7, 0, 7, 3, 'a', 'b', 'c'})
+	f.Add([]byte{8, 0}, []byte{8, 1, 0})
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		x, y := fuzzArgs(a), fuzzArgs(b)
+		kx, why := keyOf(t, x...)
+		if why != ReasonNone {
+			t.Fatalf("%#v: %v", x, why)
+		}
+		ky, _ := keyOf(t, y...)
+		if same := reflect.DeepEqual(x, y); same != (kx == ky) {
+			t.Errorf("%#v and %#v: same key = %v; want %v", x, y, kx == ky, same)
+		}
+		c, _ := appendKey(nil, viaQuery, "", copyArgs(namedValues(x)))
+		if string(c) != kx {
+			t.Errorf("%#v: its copy has another key", x)
+		}
+	})
+}
+
+// fuzzArgs reads a list of arguments of many types from bytes.
+func fuzzArgs(b []byte) (args []any) {
+	next := func() (c byte) {
+		if len(b) > 0 {
+			c, b = b[0], b[1:]
+		}
+		return c
+	}
+	text := func() string {
+		n := min(int(next()), len(b))
+		s := string(b[:n])
+		b = b[n:]
+		return s
+	}
+	for len(b) > 0 && len(args) < 8 {
+		switch next() % 22 {
+		case 0:
+			args = append(args, nil)
+		case 1:
+			args = append(args, int(int8(next())))
+		case 2:
+			args = append(args, int64(int8(next())))
+		case 3:
+			args = append(args, next()%2 == 0)
+		case 4:
+			args = append(args, uint16(next()))
+		case 5:
+			args = append(args, float64(int8(next()))/4)
+		case 6:
+			args = append(args, float32(int8(next()))/4)
+		case 7:
+			args = append(args, text())
+		case 8:
+			args = append(args, []byte(nil))
+		case 9:
+			args = append(args, append([]byte{}, text()...))
+		case 10:
+			args = append(args, time.Unix(int64(next()), int64(next())).In(time.FixedZone("z", 60*int(int8(next())))))
+		case 11:
+			args = append(args, myInt(int8(next())))
+		case 12:
+			args = append(args, myString(text()))
+		case 13:
+			args = append(args, point{int32(next()), int32(next())})
+		case 14:
+			args = append(args, pair2{text(), text()})
+		case 15:
+			args = append(args, []string{text(), text()})
+		case 16:
+			args = append(args, []string{text()})
+		case 17:
+			args = append(args, [][]byte{append([]byte{}, text()...), nil})
+		case 18:
+			args = append(args, [2]byte{next(), next()})
+		case 19:
+			args = append(args, []int32{int32(next())})
+		case 20:
+			args = append(args, netip.AddrFrom4([4]byte{next()}))
+		case 21:
+			args = append(args, sql.NullString{String: text(), Valid: next()%2 == 0})
+		}
+	}
+	return args
+}
+
+func BenchmarkKey(b *testing.B) {
+	for _, bc := range []struct {
+		name string
+		args []any
+	}{
+		{"int64", []any{int64(1)}},
+		{"mixed", []any{int64(1), "some text", true, time.Now(), 1.5}},
+		{"struct", []any{pgtype.UUID{Valid: true}}},
+		{"slice", []any{[]int64{1, 2, 3, 4}}},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			named := namedValues(bc.args)
+			var buf []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				buf, _ = appendKey(buf[:0], viaQuery, "", named)
+			}
+		})
+	}
+}
+
+func TestCopyArgs_BytesKeepNil(t *testing.T) {
+	c := copyArgs(namedValues([]any{[]byte(nil), []byte{}}))
+	if c[0].Value.([]byte) != nil || c[1].Value.([]byte) == nil || !bytes.Equal(c[1].Value.([]byte), []byte{}) {
+		t.Errorf("copies = %#v; want nil and empty as they were", c)
+	}
+}

@@ -1,0 +1,326 @@
+package flightpg
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/sqlscan"
+)
+
+// Mode says which flights a read may join, and so how old its rows may be.
+type Mode uint8
+
+const (
+	// ModeFenced lets a read join a flight that is not dispatched, or that was
+	// dispatched after everything that had been written through this process
+	// when the read began. It gives read-your-writes for all writes made
+	// through flightpg in this process, and each value is at most one flight
+	// old. The default.
+	ModeFenced Mode = iota
+	// ModeStrict lets a read join only a flight that is not dispatched yet:
+	// the rows are exactly what the read could have got by itself, whoever
+	// writes and from wherever.
+	ModeStrict
+	// ModeJoin lets a read join any flight of its key, as singleflight does.
+	// A read may miss the caller's own last write.
+	ModeJoin
+	// ModeOff coalesces nothing: plain pgx.
+	ModeOff
+)
+
+var modeNames = [...]string{ModeFenced: "fenced", ModeStrict: "strict", ModeJoin: "join", ModeOff: "off"}
+
+// String returns the mode's name as in the flight_mode parameter.
+func (m Mode) String() string {
+	if int(m) < len(modeNames) {
+		return modeNames[m]
+	}
+	return fmt.Sprintf("Mode(%d)", uint8(m))
+}
+
+// ParseMode returns the mode of that name: fenced, strict, join or off.
+func ParseMode(name string) (Mode, error) {
+	for m, n := range modeNames {
+		if n == name {
+			return Mode(m), nil
+		}
+	}
+	return 0, fmt.Errorf("flightpg: %q is not a mode: use %s", name, strings.Join(modeNames[:], ", "))
+}
+
+func (m Mode) rule() flight.Rule {
+	switch m {
+	case ModeStrict:
+		return flight.Strict
+	case ModeJoin:
+		return flight.Join
+	default:
+		return flight.Fenced
+	}
+}
+
+type modeKey struct{}
+
+// WithMode returns a context whose reads use mode m, whatever the connector's
+// default is.
+func WithMode(ctx context.Context, m Mode) context.Context {
+	return context.WithValue(ctx, modeKey{}, m)
+}
+
+func (c *Connector) mode(ctx context.Context) Mode {
+	if m, ok := ctx.Value(modeKey{}).(Mode); ok && m <= ModeOff {
+		return m
+	}
+	return c.cfg.Mode
+}
+
+// Reason says why a query was not shared. Each is counted in [Stats].
+type Reason uint8
+
+// The reasons, in the order in which they are looked for.
+const (
+	// ReasonNone: the query may be shared.
+	ReasonNone Reason = iota
+
+	// ReasonModeOff: the mode in force is ModeOff.
+	ReasonModeOff
+	// ReasonSeveralHosts: the DSN names several hosts and does not say with
+	// target_session_attrs=primary or read-write that all sessions go to one.
+	ReasonSeveralHosts
+	// ReasonTransaction: in a transaction a read sees the transaction's own
+	// writes and snapshot.
+	ReasonTransaction
+	// ReasonSession: the connection (a sql.Conn, or one whose session is
+	// pinned) has a session of its own, whose state the read may depend on.
+	ReasonSession
+
+	// ReasonSyntax: the text is not understood, by PostgreSQL's lexical rules
+	// or by flightpg.
+	ReasonSyntax
+	// ReasonEmpty: nothing but white space and comments.
+	ReasonEmpty
+	// ReasonSeveralStatements: more than one statement in one text.
+	ReasonSeveralStatements
+	// ReasonNotRead: not SELECT, VALUES, TABLE or WITH.
+	ReasonNotRead
+	// ReasonWrite: INSERT, UPDATE, DELETE or MERGE.
+	ReasonWrite
+	// ReasonModifyingCTE: a WITH query that writes.
+	ReasonModifyingCTE
+	// ReasonInto: SELECT INTO makes a table.
+	ReasonInto
+	// ReasonRowLock: FOR UPDATE, FOR SHARE and their like.
+	ReasonRowLock
+	// ReasonTableSample: TABLESAMPLE without REPEATABLE.
+	ReasonTableSample
+	// ReasonVolatileFunction: a built-in that gives each call its own answer,
+	// or that has an effect.
+	ReasonVolatileFunction
+	// ReasonDeniedFunction: a built-in that depends on its session, its
+	// transaction or the server's state, or that runs SQL from a string.
+	ReasonDeniedFunction
+	// ReasonUnknownFunction: a function that is not a known built-in.
+	ReasonUnknownFunction
+	// ReasonSessionView: a system view that shows a session, its settings or
+	// the server's statistics.
+	ReasonSessionView
+	// ReasonTempSchema: pg_temp is another schema in each session.
+	ReasonTempSchema
+
+	// ReasonPgxOption: an argument is one of pgx's options (QueryExecMode,
+	// QueryResultFormats, QueryRewriter, NamedArgs).
+	ReasonPgxOption
+	// ReasonArgument: an argument has no identity that could be compared (a
+	// pointer, a map, an interface, a Valuer with memory behind it), or all
+	// together are over 1 MiB.
+	ReasonArgument
+
+	// ReasonOverflow: the result did not fit MaxResult, now or the last time
+	// the statement ran, a moment ago.
+	ReasonOverflow
+	// ReasonMemory: all flights together had reached Memory.
+	ReasonMemory
+	// ReasonUnshareable: the inner driver gave values, or several result sets,
+	// that cannot be given to more than one caller.
+	ReasonUnshareable
+
+	reasonCount
+)
+
+var reasonNames = [reasonCount]string{
+	ReasonNone:              "none",
+	ReasonModeOff:           "mode-off",
+	ReasonSeveralHosts:      "several-hosts",
+	ReasonTransaction:       "transaction",
+	ReasonSession:           "session",
+	ReasonSyntax:            "syntax",
+	ReasonEmpty:             "empty",
+	ReasonSeveralStatements: "several-statements",
+	ReasonNotRead:           "not-a-read",
+	ReasonWrite:             "write",
+	ReasonModifyingCTE:      "modifying-cte",
+	ReasonInto:              "into",
+	ReasonRowLock:           "row-lock",
+	ReasonTableSample:       "tablesample",
+	ReasonVolatileFunction:  "volatile-function",
+	ReasonDeniedFunction:    "denied-function",
+	ReasonUnknownFunction:   "unknown-function",
+	ReasonSessionView:       "session-view",
+	ReasonTempSchema:        "temp-schema",
+	ReasonPgxOption:         "pgx-option",
+	ReasonArgument:          "argument",
+	ReasonOverflow:          "overflow",
+	ReasonMemory:            "memory",
+	ReasonUnshareable:       "unshareable",
+}
+
+// String returns the reason's name, as in the README's table and in JSON.
+func (r Reason) String() string {
+	if r < reasonCount {
+		return reasonNames[r]
+	}
+	return fmt.Sprintf("Reason(%d)", uint8(r))
+}
+
+// MarshalText makes a Reason its name in JSON, as a key too.
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// verdict is what is known of one SQL text. It is made once and kept in the
+// connector's cache; what is learned about the text later is kept with it.
+type verdict struct {
+	class  sqlscan.Class
+	reason Reason // ReasonNone: a read that may be shared
+	keyed  string // the text as it stands in flight keys
+
+	numInput atomic.Int32 // of the prepared statement; shapeUnknown until known
+	avoid    atomic.Int64 // Unix nanoseconds until which the text bypasses with ReasonOverflow
+}
+
+const shapeUnknown = -2 // -1 is database/sql's "do not check"
+
+// overflowMemory is how long a statement whose result was too large to share
+// is not tried again.
+const overflowMemory = 10 * time.Second
+
+func (v *verdict) learnOverflow() { v.avoid.Store(time.Now().Add(overflowMemory).UnixNano()) }
+
+func (v *verdict) avoided() bool {
+	until := v.avoid.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
+
+// leavesSession reports whether a session is the same after the statement as
+// before it, so that it may serve others.
+func (v *verdict) leavesSession() bool { return v.class != sqlscan.Other }
+
+// writes reports whether the statement may change what others read.
+func (v *verdict) writes() bool { return v.class == sqlscan.Write || v.class == sqlscan.Other }
+
+func newVerdict(sql string, ignoreComments bool) *verdict {
+	r := sqlscan.Scan(sql)
+	v := &verdict{class: r.Class, reason: reasonOf(r), keyed: sql}
+	if ignoreComments && v.reason == ReasonNone {
+		v.keyed = string(sqlscan.StripComments(nil, sql))
+	}
+	v.numInput.Store(shapeUnknown)
+	return v
+}
+
+// verdictCache bounds what is remembered of SQL texts: at most cacheTexts
+// texts and cacheBytes bytes of them. Each shard keeps two generations; a full
+// young one becomes the old one, whose texts are forgotten unless asked for
+// again. Reading takes a shared lock and allocates nothing.
+type verdictCache struct {
+	seed           maphash.Seed
+	ignoreComments bool
+	shards         [cacheShards]verdictShard
+}
+
+const (
+	cacheShards = 16
+	cacheTexts  = 10_000
+	cacheBytes  = 16 << 20
+)
+
+type verdictShard struct {
+	mu         sync.RWMutex // guards what follows; nothing is scanned while it is held
+	young, old map[string]*verdict
+	bytes      int // of the young generation's texts
+}
+
+func newVerdictCache(ignoreComments bool) *verdictCache {
+	return &verdictCache{seed: maphash.MakeSeed(), ignoreComments: ignoreComments}
+}
+
+func (c *verdictCache) get(sql string) *verdict {
+	s := &c.shards[maphash.String(c.seed, sql)%cacheShards]
+	s.mu.RLock()
+	v, ok := s.young[sql]
+	if !ok {
+		v = s.old[sql]
+	}
+	s.mu.RUnlock()
+	if ok {
+		return v
+	}
+	if v == nil {
+		v = newVerdict(sql, c.ignoreComments)
+	}
+	return s.put(sql, v)
+}
+
+func (s *verdictShard) put(sql string, v *verdict) *verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first, ok := s.young[sql]; ok {
+		return first
+	}
+	const texts, bytes = cacheTexts / cacheShards / 2, cacheBytes / cacheShards / 2
+	if len(sql) > bytes {
+		return v // remembering it would cost all others
+	}
+	if s.young == nil || len(s.young) >= texts || s.bytes+len(sql) > bytes {
+		s.old, s.young, s.bytes = s.young, make(map[string]*verdict), 0
+	}
+	s.young[strings.Clone(sql)] = v // a text cut from a larger one must not keep that alive
+	s.bytes += len(sql)
+	return v
+}
+
+// len returns how many texts are remembered.
+func (c *verdictCache) len() int {
+	n := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.RLock()
+		n += len(s.young) + len(s.old)
+		s.mu.RUnlock()
+	}
+	return n
+}
+
+// reasonOf translates the scanner's reason: the two packages give them the same
+// names.
+func reasonOf(r sqlscan.Result) Reason {
+	if r.Class == sqlscan.Read {
+		return ReasonNone
+	}
+	if why, ok := reasonByName[r.Reason.String()]; ok && why != ReasonNone {
+		return why
+	}
+	return ReasonSyntax
+}
+
+var reasonByName = func() map[string]Reason {
+	m := make(map[string]Reason, reasonCount)
+	for r := range reasonCount {
+		m[reasonNames[r]] = r
+	}
+	return m
+}()

@@ -1,0 +1,491 @@
+package flightpg
+
+import (
+	"bytes"
+	"context"
+	"database/sql/driver"
+	"io"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// result is what a flight yields: a buffered result that many callers replay,
+// or, when it did not fit, a buffered beginning and the live rows behind it,
+// which one caller may claim.
+//
+// It is immutable once the flight has landed, but for the counters. It is a
+// flight.Value: each waiter owns a share and drops it when it has closed its
+// rows; the memory is given back with the last share.
+type result struct {
+	cols   *columns
+	chunks [][]driver.Value // row after row, each chunk a whole number of rows
+	rows   int              // how many rows the chunks hold
+	tail   error            // what Next ended with instead of io.EOF
+	closed error            // what Close returned
+	live   *liveRows        // what follows the chunks, or nil
+	why    Reason           // why live
+
+	numInput int // of a prepared statement's shape; no rows then
+
+	budget *budget
+	bytes  int64 // taken from the budget
+
+	shares  atomic.Int64
+	shared  bool // more than one waiter: what is mutable is cloned per caller
+	claimed atomic.Bool
+}
+
+// Share implements flight.Value.
+func (r *result) Share(n int) {
+	r.shares.Store(int64(n))
+	r.shared = n > 1
+	if n == 0 {
+		r.free()
+	}
+}
+
+// Retain implements flight.Value.
+func (r *result) Retain() { r.shares.Add(1) }
+
+// Drop implements flight.Value.
+func (r *result) Drop() {
+	if r.shares.Add(-1) == 0 {
+		r.free()
+	}
+}
+
+func (r *result) free() {
+	if r.live != nil && r.claim() {
+		// Closing reads what is left, or waits for the server to stop: nobody
+		// is there to wait for it.
+		r.live.cancel()
+		go r.live.close()
+	}
+	r.budget.give(r.bytes)
+}
+
+// claim makes the caller the reader of the live rows. One caller gets them.
+func (r *result) claim() bool { return r.claimed.CompareAndSwap(false, true) }
+
+// budget bounds the memory of all buffered results of a connector, in bytes.
+// Nobody waits for it (a flight that gets none streams instead), so it needs
+// no semaphore: one atomic addition, undone when it was too much.
+type budget struct {
+	limit int64
+	used  atomic.Int64
+}
+
+func (b *budget) take(n int64) bool {
+	if b.used.Add(n) > b.limit {
+		b.used.Add(-n)
+		return false
+	}
+	return true
+}
+
+func (b *budget) give(n int64) { b.used.Add(-n) }
+
+// columns are the names and the metadata of a result's columns, as the inner
+// driver gave them: ColumnTypeScanType can disagree with the values, so nothing
+// is derived here.
+type columns struct {
+	names []string
+	types []columnType
+}
+
+type columnType struct {
+	database         string
+	scan             reflect.Type
+	length           int64
+	hasLength        bool
+	nullable         bool
+	hasNullable      bool
+	precision, scale int64
+	hasPrecision     bool
+}
+
+func copyColumns(rows driver.Rows) *columns {
+	names := rows.Columns()
+	c := &columns{names: append([]string(nil), names...), types: make([]columnType, len(names))}
+	for i := range c.types {
+		c.types[i] = typeOfColumn(rows, i)
+	}
+	return c
+}
+
+var anyType = reflect.TypeFor[any]()
+
+// typeOfColumn asks rows for what it can tell of a column; where it does not
+// implement an interface, the answer is the one database/sql gives then.
+func typeOfColumn(rows driver.Rows, i int) columnType {
+	t := columnType{scan: anyType}
+	if r, ok := rows.(driver.RowsColumnTypeDatabaseTypeName); ok {
+		t.database = r.ColumnTypeDatabaseTypeName(i)
+	}
+	if r, ok := rows.(driver.RowsColumnTypeScanType); ok {
+		t.scan = r.ColumnTypeScanType(i)
+	}
+	if r, ok := rows.(driver.RowsColumnTypeLength); ok {
+		t.length, t.hasLength = r.ColumnTypeLength(i)
+	}
+	if r, ok := rows.(driver.RowsColumnTypeNullable); ok {
+		t.nullable, t.hasNullable = r.ColumnTypeNullable(i)
+	}
+	if r, ok := rows.(driver.RowsColumnTypePrecisionScale); ok {
+		t.precision, t.scale, t.hasPrecision = r.ColumnTypePrecisionScale(i)
+	}
+	return t
+}
+
+// Sizes of buffered values in memory, in bytes, for the limits.
+const (
+	valueSize    = 16 // the interface itself
+	scalarSize   = 8  // int64, float64, bool
+	stringSize   = 16
+	bytesSize    = 24
+	timeSize     = 24
+	resultSize = 256     // a result without columns or rows
+	columnSize = 96      // the name and the metadata of a column
+	chunkBytes = 8 << 10 // what a chunk of rows grows to
+)
+
+// sizeOf returns a value's size behind its interface, and whether it can be
+// given to several callers: driver.Value's own types and plain scalars can.
+func sizeOf(v driver.Value) (int64, bool) {
+	switch v := v.(type) {
+	case nil:
+		return 0, true
+	case string:
+		return stringSize + int64(len(v)), true
+	case []byte:
+		return bytesSize + int64(len(v)), true
+	case time.Time:
+		return timeSize, true
+	case int64, float64, bool, int32, int16, int8, int, uint64, uint32, uint16, uint8, uint, float32:
+		return scalarSize, true
+	default:
+		return 0, false
+	}
+}
+
+// buffer reads rows into a result and closes them, unless they do not fit: then
+// the result ends in live rows, which then own rows.
+func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
+	r := &result{cols: copyColumns(rows), budget: budget}
+	width := len(r.cols.names)
+	var chunk []driver.Value
+	used, reserved := int64(resultSize+columnSize*width), int64(0)
+	row := make([]driver.Value, width)
+	n := 0
+	for ; ; n++ {
+		if err := rows.Next(row); err != nil {
+			r.end(rows, err)
+			break
+		}
+		size, ok := copyRow(row)
+		used += size
+		switch {
+		case !ok:
+			r.why = ReasonUnshareable
+		case used > maxResult:
+			r.why = ReasonOverflow
+		case used > reserved:
+			// Reserve ahead, so that a small result asks once.
+			step := min(max(used, 2*reserved), maxResult) - reserved
+			if !budget.take(step) {
+				r.why = ReasonMemory
+				break
+			}
+			reserved += step
+		}
+		if r.why != ReasonNone {
+			r.live = &liveRows{rows: rows, first: row}
+			used -= size
+			break
+		}
+		if len(chunk)+width > cap(chunk) {
+			r.add(chunk)
+			chunk = make([]driver.Value, 0, width*chunkRows(n, width))
+		}
+		chunk = append(chunk, row...)
+	}
+	r.add(chunk)
+	r.rows = n
+	r.bytes = min(used, reserved)
+	budget.give(reserved - r.bytes)
+	return r
+}
+
+func (r *result) add(chunk []driver.Value) {
+	if len(chunk) > 0 {
+		r.chunks = append(r.chunks, chunk)
+	}
+}
+
+// end closes rows that gave err: the end of the result, unless another result
+// set follows.
+func (r *result) end(rows driver.Rows, err error) {
+	if more, ok := rows.(driver.RowsNextResultSet); ok && err == io.EOF && more.HasNextResultSet() {
+		r.why = ReasonUnshareable
+		r.live = &liveRows{rows: rows, ended: true}
+		return
+	}
+	if err != io.EOF {
+		r.tail = err
+	}
+	r.closed = rows.Close()
+}
+
+// copyRow makes a row the driver's no more (it may reuse the memory behind a
+// []byte at the next call of Next), and returns its size in bytes and whether
+// it can be given to several callers.
+func copyRow(row []driver.Value) (size int64, ok bool) {
+	ok = true
+	size = int64(valueSize * len(row))
+	for i, v := range row {
+		n, shareable := sizeOf(v)
+		size += n
+		ok = ok && shareable
+		if b, is := v.([]byte); is {
+			row[i] = bytes.Clone(b)
+		}
+	}
+	return size, ok
+}
+
+// chunkRows returns how many rows the next chunk holds when n are buffered:
+// few at first, so that a one-row result takes no more than it needs.
+func chunkRows(n, width int) int {
+	return max(1, min(n, chunkBytes/(valueSize*max(width, 1))))
+}
+
+// liveRows are rows that are still being read from the server, behind the
+// buffered beginning of a result.
+type liveRows struct {
+	rows   driver.Rows
+	first  []driver.Value     // a row that is read but not delivered, or nil
+	ended  bool               // the first result set is at its end
+	cancel context.CancelFunc // ends the execution
+	done   func()             // gives the session back; called once, by close
+
+	closing sync.Once
+	err     error // of closing
+}
+
+func (l *liveRows) next(dest []driver.Value) error {
+	if l.first != nil {
+		copy(dest, l.first)
+		l.first = nil
+		return nil
+	}
+	if l.ended {
+		l.ended = false
+		return io.EOF
+	}
+	return l.rows.Next(dest)
+}
+
+func (l *liveRows) close() error {
+	l.closing.Do(func() {
+		l.err = l.rows.Close()
+		l.cancel()
+		l.done()
+	})
+	return l.err
+}
+
+// replay gives one caller its copy of a flight's rows. Like every driver.Rows
+// it serves one goroutine at a time.
+type replay struct {
+	res    *result
+	clone  bool // somebody else reads the same values
+	row    int // rows given
+	chunk  int // where the next one is
+	pos    int
+	live   *liveRows   // claimed by this caller, or nil
+	unhook func() bool // detaches the live rows from the caller's context
+	later  bool        // at a live second or later result set: the columns are the inner driver's
+	closed bool
+}
+
+var (
+	_ driver.Rows                           = (*replay)(nil)
+	_ driver.RowsNextResultSet              = (*replay)(nil)
+	_ driver.RowsColumnTypeScanType         = (*replay)(nil)
+	_ driver.RowsColumnTypeDatabaseTypeName = (*replay)(nil)
+	_ driver.RowsColumnTypeLength           = (*replay)(nil)
+	_ driver.RowsColumnTypeNullable         = (*replay)(nil)
+	_ driver.RowsColumnTypePrecisionScale   = (*replay)(nil)
+)
+
+// newReplay makes the caller's rows from its share of a result. With live
+// rows, which the caller must have claimed, they end with the caller's ctx.
+func newReplay(ctx context.Context, res *result) *replay {
+	r := &replay{res: res, clone: res.shared, live: res.live}
+	if r.live != nil {
+		r.unhook = context.AfterFunc(ctx, r.live.cancel)
+	}
+	return r
+}
+
+// Columns implements driver.Rows.
+func (r *replay) Columns() []string {
+	if r.later {
+		return r.live.rows.Columns()
+	}
+	return r.res.cols.names
+}
+
+// Next implements driver.Rows.
+func (r *replay) Next(dest []driver.Value) error {
+	if r.closed {
+		return io.EOF
+	}
+	if r.row < r.res.rows {
+		r.row++
+		r.copyRow(dest)
+		return nil
+	}
+	if r.live != nil {
+		return r.live.next(dest)
+	}
+	if r.res.tail != nil {
+		return r.res.tail
+	}
+	return io.EOF
+}
+
+func (r *replay) copyRow(dest []driver.Value) {
+	width := len(r.res.cols.names)
+	if width == 0 { // SELECT FROM t: rows without columns
+		return
+	}
+	if r.pos == len(r.res.chunks[r.chunk]) {
+		r.chunk, r.pos = r.chunk+1, 0
+	}
+	copy(dest, r.res.chunks[r.chunk][r.pos:r.pos+width])
+	r.pos += width
+	if !r.clone {
+		return
+	}
+	for i, v := range dest[:width] {
+		// sql.RawBytes and Scanner see this memory as it is: one caller's must
+		// not be another's.
+		if b, ok := v.([]byte); ok {
+			dest[i] = bytes.Clone(b)
+		}
+	}
+}
+
+// Close implements driver.Rows.
+func (r *replay) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	err := r.res.closed
+	if r.live != nil {
+		r.unhook()
+		err = r.live.close()
+	}
+	r.res.Drop()
+	return err
+}
+
+// HasNextResultSet implements driver.RowsNextResultSet. Only the live rows of
+// another driver than pgx can have more than one.
+func (r *replay) HasNextResultSet() bool {
+	if r.live == nil {
+		return false
+	}
+	return passedRows{r.live.rows}.HasNextResultSet()
+}
+
+// NextResultSet implements driver.RowsNextResultSet.
+func (r *replay) NextResultSet() error {
+	if r.live == nil {
+		return io.EOF
+	}
+	r.row, r.later, r.live.ended = r.res.rows, true, false
+	return passedRows{r.live.rows}.NextResultSet()
+}
+
+func (r *replay) columnType(i int) columnType {
+	if r.later {
+		return typeOfColumn(r.live.rows, i)
+	}
+	return r.res.cols.types[i]
+}
+
+// ColumnTypeScanType implements driver.RowsColumnTypeScanType.
+func (r *replay) ColumnTypeScanType(i int) reflect.Type { return r.columnType(i).scan }
+
+// ColumnTypeDatabaseTypeName implements driver.RowsColumnTypeDatabaseTypeName.
+func (r *replay) ColumnTypeDatabaseTypeName(i int) string { return r.columnType(i).database }
+
+// ColumnTypeLength implements driver.RowsColumnTypeLength.
+func (r *replay) ColumnTypeLength(i int) (int64, bool) {
+	t := r.columnType(i)
+	return t.length, t.hasLength
+}
+
+// ColumnTypeNullable implements driver.RowsColumnTypeNullable.
+func (r *replay) ColumnTypeNullable(i int) (nullable, ok bool) {
+	t := r.columnType(i)
+	return t.nullable, t.hasNullable
+}
+
+// ColumnTypePrecisionScale implements driver.RowsColumnTypePrecisionScale.
+func (r *replay) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool) {
+	t := r.columnType(i)
+	return t.precision, t.scale, t.hasPrecision
+}
+
+// passedRows are the inner driver's rows. They have every optional interface,
+// with the answers that database/sql gives for rows without it.
+type passedRows struct{ inner driver.Rows }
+
+// Columns implements driver.Rows.
+func (r passedRows) Columns() []string { return r.inner.Columns() }
+
+// HasNextResultSet implements driver.RowsNextResultSet.
+func (r passedRows) HasNextResultSet() bool {
+	more, ok := r.inner.(driver.RowsNextResultSet)
+	return ok && more.HasNextResultSet()
+}
+
+// NextResultSet implements driver.RowsNextResultSet.
+func (r passedRows) NextResultSet() error {
+	if more, ok := r.inner.(driver.RowsNextResultSet); ok {
+		return more.NextResultSet()
+	}
+	return io.EOF
+}
+
+// ColumnTypeScanType implements driver.RowsColumnTypeScanType.
+func (r passedRows) ColumnTypeScanType(i int) reflect.Type { return typeOfColumn(r.inner, i).scan }
+
+// ColumnTypeDatabaseTypeName implements driver.RowsColumnTypeDatabaseTypeName.
+func (r passedRows) ColumnTypeDatabaseTypeName(i int) string {
+	return typeOfColumn(r.inner, i).database
+}
+
+// ColumnTypeLength implements driver.RowsColumnTypeLength.
+func (r passedRows) ColumnTypeLength(i int) (int64, bool) {
+	t := typeOfColumn(r.inner, i)
+	return t.length, t.hasLength
+}
+
+// ColumnTypeNullable implements driver.RowsColumnTypeNullable.
+func (r passedRows) ColumnTypeNullable(i int) (nullable, ok bool) {
+	t := typeOfColumn(r.inner, i)
+	return t.nullable, t.hasNullable
+}
+
+// ColumnTypePrecisionScale implements driver.RowsColumnTypePrecisionScale.
+func (r passedRows) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool) {
+	t := typeOfColumn(r.inner, i)
+	return t.precision, t.scale, t.hasPrecision
+}

@@ -1,0 +1,431 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// session is one connection of the inner driver and what flightpg knows of it.
+// It serves one goroutine at a time.
+//
+// It is itself a driver.Conn, so that a nested sql.DB can pool it: the pool
+// that database/sql's users know, which tries again on bad connections, and
+// whose Close does not wait for connections that are out. (pgxpool's and
+// puddle's do: a deadlock when db.Close runs during a transaction.)
+type session struct {
+	dc    driver.Conn
+	pgx   *stdlib.Conn // dc if it is pgx's, else nil
+	stmts stmtCache
+	bad   bool // must not serve anybody any more
+
+	// cancelled is set when a query on this session was cancelled. The request
+	// may reach the server late and hit the next query: a 57014 there that
+	// nobody asked for is ours, once.
+	cancelled bool
+}
+
+// sessionConnector opens sessions over the inner connector.
+type sessionConnector struct{ inner driver.Connector }
+
+func (sc sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	dc, err := sc.inner.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{dc: dc}
+	s.pgx, _ = dc.(*stdlib.Conn)
+	return s, nil
+}
+
+func (sc sessionConnector) Driver() driver.Driver { return sc.inner.Driver() }
+
+var (
+	_ driver.Conn            = (*session)(nil)
+	_ driver.SessionResetter = (*session)(nil)
+	_ driver.Validator       = (*session)(nil)
+)
+
+// ResetSession implements driver.SessionResetter for the nested sql.DB: it is
+// called before the session is used again.
+func (s *session) ResetSession(ctx context.Context) error {
+	if s.bad {
+		return driver.ErrBadConn
+	}
+	if r, ok := s.dc.(driver.SessionResetter); ok {
+		return r.ResetSession(ctx)
+	}
+	return nil
+}
+
+// IsValid implements driver.Validator for the nested sql.DB: it is called when
+// the session is given back. It does no I/O.
+func (s *session) IsValid() bool {
+	if s.bad || s.dead() {
+		return false
+	}
+	if v, ok := s.dc.(driver.Validator); ok {
+		return v.IsValid()
+	}
+	return true
+}
+
+// dead reports whether the connection is known to be closed.
+func (s *session) dead() bool { return s.pgx != nil && s.pgx.Conn().IsClosed() }
+
+// Close implements driver.Conn.
+func (s *session) Close() error { return s.dc.Close() }
+
+// Prepare implements driver.Conn; nobody calls it.
+func (s *session) Prepare(query string) (driver.Stmt, error) { return s.dc.Prepare(query) }
+
+// Begin implements driver.Conn; nobody calls it.
+func (s *session) Begin() (driver.Tx, error) {
+	return s.begin(context.Background(), driver.TxOptions{})
+}
+
+func (s *session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if b, ok := s.dc.(driver.ConnBeginTx); ok {
+		return b.BeginTx(ctx, opts)
+	}
+	// The rules of database/sql's ctxDriverBegin.
+	if opts.Isolation != 0 {
+		return nil, errors.New("sql: driver does not support non-default isolation level")
+	}
+	if opts.ReadOnly {
+		return nil, errors.New("sql: driver does not support read-only transactions")
+	}
+	//nolint:staticcheck // the only way with a driver that has no BeginTx
+	return s.dc.Begin()
+}
+
+func (s *session) ping(ctx context.Context) error {
+	if p, ok := s.dc.(driver.Pinger); ok {
+		return p.Ping(ctx)
+	}
+	return nil
+}
+
+// idle reports whether the server says that no transaction is open. Other
+// drivers than pgx do not tell: false.
+func (s *session) idle() bool { return s.pgx != nil && s.pgx.Conn().PgConn().TxStatus() == 'I' }
+
+// query runs a query, on a prepared statement if that is how the caller asked
+// for it or the only way the driver has.
+func (s *session) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if q, ok := s.dc.(driver.QueryerContext); ok && via == viaQuery {
+		args, err := s.convert(nil, args)
+		if err != nil {
+			return nil, err
+		}
+		rows, err := q.QueryContext(ctx, query, args)
+		if err != driver.ErrSkip { // database/sql compares with != too
+			return rows, err
+		}
+	}
+	st, err := s.stmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if args, err = s.convert(st, args); err != nil {
+		return nil, err
+	}
+	if q, ok := st.(driver.StmtQueryContext); ok {
+		return q.QueryContext(ctx, args)
+	}
+	values, err := withoutNames(args)
+	if err != nil {
+		return nil, err
+	}
+	return st.Query(values) //nolint:staticcheck // for drivers without StmtQueryContext
+}
+
+// exec is query for statements without rows.
+func (s *session) exec(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Result, error) {
+	if e, ok := s.dc.(driver.ExecerContext); ok && via == viaQuery {
+		args, err := s.convert(nil, args)
+		if err != nil {
+			return nil, err
+		}
+		res, err := e.ExecContext(ctx, query, args)
+		if err != driver.ErrSkip {
+			return res, err
+		}
+	}
+	st, err := s.stmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if args, err = s.convert(st, args); err != nil {
+		return nil, err
+	}
+	if e, ok := st.(driver.StmtExecContext); ok {
+		return e.ExecContext(ctx, args)
+	}
+	values, err := withoutNames(args)
+	if err != nil {
+		return nil, err
+	}
+	return st.Exec(values) //nolint:staticcheck // for drivers without StmtExecContext
+}
+
+func withoutNames(args []driver.NamedValue) ([]driver.Value, error) {
+	values := make([]driver.Value, len(args))
+	for i, a := range args {
+		if a.Name != "" {
+			return nil, errors.New("sql: driver does not support the use of Named Parameters")
+		}
+		values[i] = a.Value
+	}
+	return values, nil
+}
+
+// convert does for the inner driver what database/sql's driverArgsConnLocked
+// did not do for ours, because our CheckNamedValue lets everything pass: the
+// statement's checker masks the connection's, and without one the default
+// converter applies. pgx converts nothing.
+func (s *session) convert(st driver.Stmt, args []driver.NamedValue) ([]driver.NamedValue, error) {
+	if s.pgx != nil || len(args) == 0 {
+		return args, nil
+	}
+	checker, ok := st.(driver.NamedValueChecker)
+	if !ok {
+		checker, _ = s.dc.(driver.NamedValueChecker)
+	}
+	columns, _ := st.(driver.ColumnConverter) //nolint:staticcheck // database/sql honours it
+	out := make([]driver.NamedValue, 0, len(args))
+	for _, a := range args {
+		err := driver.ErrSkip
+		if checker != nil {
+			err = checker.CheckNamedValue(&a)
+		}
+		if err == driver.ErrSkip {
+			conv := driver.ValueConverter(driver.DefaultParameterConverter)
+			if columns != nil {
+				conv = columns.ColumnConverter(a.Ordinal - 1)
+			}
+			a.Value, err = conv.ConvertValue(a.Value)
+		}
+		switch err {
+		case nil:
+			a.Ordinal = len(out) + 1
+			out = append(out, a)
+		case driver.ErrRemoveArgument:
+		default:
+			return nil, fmt.Errorf("sql: converting argument $%d type: %w", a.Ordinal, err)
+		}
+	}
+	return out, nil
+}
+
+// stmt returns the session's prepared statement of the text, made at its first
+// use here. database/sql closes its statements under a global lock and after
+// the session is gone, so nothing is closed then: the statement that was used
+// least recently makes room.
+func (s *session) stmt(ctx context.Context, query string) (driver.Stmt, error) {
+	if st := s.stmts.get(query); st != nil {
+		return st, nil
+	}
+	var st driver.Stmt
+	var err error
+	if p, ok := s.dc.(driver.ConnPrepareContext); ok {
+		st, err = p.PrepareContext(ctx, query)
+	} else {
+		st, err = s.dc.Prepare(query)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if old := s.stmts.put(query, st); old != nil {
+		_ = old.Close() // a failure shows at the connection's next use
+	}
+	return st, nil
+}
+
+// maxStmts is how many prepared statements a session keeps, the number that
+// pgx's own cache holds by default.
+const maxStmts = 512
+
+// stmtCache keeps prepared statements in the order of their last use. Sessions
+// have few; a scan is as good as a list.
+type stmtCache struct {
+	byText map[string]driver.Stmt
+	order  []string // least recently used first
+}
+
+func (c *stmtCache) get(query string) driver.Stmt {
+	st := c.byText[query]
+	if st != nil && c.order[len(c.order)-1] != query {
+		i := slices.Index(c.order, query)
+		c.order = append(slices.Delete(c.order, i, i+1), query)
+	}
+	return st
+}
+
+func (c *stmtCache) put(query string, st driver.Stmt) (evicted driver.Stmt) {
+	if c.byText == nil {
+		c.byText = make(map[string]driver.Stmt)
+	}
+	if len(c.order) == maxStmts {
+		evicted = c.byText[c.order[0]]
+		delete(c.byText, c.order[0])
+		c.order = slices.Delete(c.order, 0, 1)
+	}
+	c.byText[query] = st
+	c.order = append(c.order, query)
+	return evicted
+}
+
+// lease is a session borrowed from a pool.
+type lease struct {
+	*session
+	sc *sql.Conn
+}
+
+// borrow takes a session from db, or opens one.
+func borrow(ctx context.Context, db *sql.DB) (*lease, error) {
+	sc, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &lease{sc: sc}
+	// The session stays ours beyond Raw, which only guards against misuse of
+	// sc: nobody else has it before Close.
+	err = sc.Raw(func(dc any) error {
+		l.session = dc.(*session)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// release gives the session back; a bad one is closed.
+func (l *lease) release() { _ = l.sc.Close() }
+
+// connectionLost reports whether err means that the connection failed, not the
+// statement: the same read on another connection may well succeed.
+func (s *session) connectionLost(err error) bool {
+	if err == nil {
+		return false
+	}
+	if s.pgx != nil {
+		return s.dead() || errors.Is(err, driver.ErrBadConn)
+	}
+	return errors.Is(err, driver.ErrBadConn)
+}
+
+// strayCancel reports whether err is a cancellation that nobody on this query
+// asked for: PostgreSQL's cancel requests name a session, not a query, so one
+// that is late hits the next.
+func (s *session) strayCancel(err error) bool {
+	if !s.cancelled {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "57014" // query_canceled
+}
+
+// sessionPool lends sessions to virtual connections. Where the number of
+// sessions is capped, it also keeps the idle pinned ones: sessions that belong
+// to a virtual connection which itself lies idle in database/sql's pool. Such a
+// session promises nothing to anybody, so the one idle for longest is closed
+// when another caller needs room. Without that rule a few pinned sessions would
+// starve all writers.
+type sessionPool struct {
+	db  *sql.DB
+	cap int // 0: none
+
+	mu     sync.Mutex // guards what follows and conn.parked, conn.evicted; no I/O while it is held
+	wanted int        // sessions lent, pinned ones included, and callers waiting for one
+	parked []*conn    // idle and pinned, longest idle first
+
+	evictions atomic.Uint64
+}
+
+// acquire lends a session.
+func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
+	if p.cap == 0 {
+		return borrow(ctx, p.db)
+	}
+	p.mu.Lock()
+	var victim *conn
+	if p.wanted >= p.cap && len(p.parked) > 0 {
+		victim = p.parked[0]
+		p.parked = slices.Delete(p.parked, 0, 1)
+		victim.parked, victim.evicted = false, true
+		p.wanted--
+	}
+	p.wanted++
+	p.mu.Unlock()
+	if victim != nil {
+		p.evictions.Add(1)
+		victim.lease.bad = true
+		victim.lease.release()
+	}
+	l, err := borrow(ctx, p.db)
+	if err != nil {
+		p.unwant()
+		return nil, err
+	}
+	return l, nil
+}
+
+// release takes a session back.
+func (p *sessionPool) release(l *lease) {
+	l.release()
+	if p.cap > 0 {
+		p.unwant()
+	}
+}
+
+func (p *sessionPool) unwant() {
+	p.mu.Lock()
+	p.wanted--
+	p.mu.Unlock()
+}
+
+// park notes that a pinned connection lies idle from now on. It reports false
+// if somebody is waiting for room: the connection should rather be closed.
+func (p *sessionPool) park(c *conn) bool {
+	if p.cap == 0 {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.parked || c.evicted {
+		return !c.evicted // IsValid can run twice in a row
+	}
+	if p.wanted > p.cap {
+		p.evictions.Add(1)
+		return false
+	}
+	c.parked = true
+	p.parked = append(p.parked, c)
+	return true
+}
+
+// unpark takes a pinned connection back into use. It reports false if its
+// session has been closed meanwhile.
+func (p *sessionPool) unpark(c *conn) bool {
+	if p.cap == 0 {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.parked {
+		c.parked = false
+		i := slices.Index(p.parked, c)
+		p.parked = slices.Delete(p.parked, i, i+1)
+	}
+	return !c.evicted
+}

@@ -1,0 +1,104 @@
+package flightpg
+
+import (
+	"database/sql"
+	"sync/atomic"
+)
+
+// Stats is a snapshot of what a connector has done and is doing. Counters only
+// rise; they are read one after the other, so those that change together may
+// be off by what happened in between.
+type Stats struct {
+	// Flights counts shareable reads that led: they found no flight of their
+	// key that their mode allowed, and began one.
+	Flights uint64 `json:"flights"`
+	// Joins counts shareable reads that followed a flight.
+	Joins uint64 `json:"joins"`
+	// Bypasses counts queries (not Execs) that ran on a session of their
+	// caller's own, by the reason. A read that had to leave its flight
+	// (overflow, memory, unshareable) is counted in Flights or Joins and here.
+	Bypasses map[Reason]uint64 `json:"bypasses"`
+	// Execs counts calls of Exec, by DB, Conn, Tx or Stmt.
+	Execs uint64 `json:"execs"`
+	// Overflows counts flights whose result was not buffered whole: one caller
+	// streamed it, the others ran their own query.
+	Overflows uint64 `json:"overflows"`
+	// Fenced counts reads that found a flight of their key under way, but one
+	// dispatched too early for their mode.
+	Fenced uint64 `json:"fenced"`
+	// Fences counts what raised the epoch of the database in this process:
+	// writes, commits of transactions that wrote, raw connections given back,
+	// calls of Fence. Connectors to one database share it.
+	Fences uint64 `json:"fences"`
+	// Retries counts flights that ran a second time: their connection failed,
+	// or a cancel request meant for an earlier query hit them.
+	Retries uint64 `json:"retries"`
+	// Cancelled counts flights that their last caller left before they landed.
+	Cancelled uint64 `json:"cancelled"`
+	// Panics counts flights whose execution panicked or called runtime.Goexit.
+	Panics uint64 `json:"panics"`
+	// Evictions counts idle pinned sessions closed to make room under
+	// SessionConns.
+	Evictions uint64 `json:"evictions"`
+
+	// Flying is how many flights have begun and not landed, now.
+	Flying int64 `json:"flying"`
+	// Waiting is how many callers wait for a flight to land, now.
+	Waiting int64 `json:"waiting"`
+	// BufferedBytes is the memory taken for results that are being read or
+	// replayed, now, in bytes as counted against Memory.
+	BufferedBytes int64 `json:"buffered_bytes"`
+	// FlightBackends is how many PostgreSQL connections the flight pool has
+	// open, now, idle ones included.
+	FlightBackends int `json:"flight_backends"`
+	// SessionBackends is the same for the session pool.
+	SessionBackends int `json:"session_backends"`
+}
+
+// counters are the figures that the flight table does not keep.
+type counters struct {
+	bypasses  [reasonCount]atomic.Uint64
+	execs     atomic.Uint64
+	overflows atomic.Uint64
+}
+
+// ReadStats returns the figures of a database handle opened with flightpg. For
+// any other handle it returns the zero Stats.
+func ReadStats(db *sql.DB) Stats {
+	c, err := connectorOf(db)
+	if err != nil {
+		return Stats{}
+	}
+	return c.Stats()
+}
+
+// Stats returns the connector's figures.
+func (c *Connector) Stats() Stats {
+	t := c.table.Stats()
+	s := Stats{
+		Flights:       t.Flights,
+		Joins:         t.Joins,
+		Bypasses:      make(map[Reason]uint64),
+		Execs:         c.stats.execs.Load(),
+		Overflows:     c.stats.overflows.Load(),
+		Fenced:        t.Fenced,
+		Fences:        c.epoch.Now(),
+		Cancelled:     t.Abandoned,
+		Panics:        t.Panics,
+		Flying:        t.Flying,
+		Waiting:       t.Waiting,
+		BufferedBytes: c.budget.used.Load(),
+	}
+	for r := range c.stats.bypasses {
+		if n := c.stats.bypasses[r].Load(); n > 0 {
+			s.Bypasses[Reason(r)] = n
+		}
+	}
+	if c.opened.Load() {
+		s.Retries = c.exec.(*poolExecutor).retries.Load()
+		s.Evictions = c.sessions.evictions.Load()
+		s.FlightBackends = c.flights.Stats().OpenConnections
+		s.SessionBackends = c.sessions.db.Stats().OpenConnections
+	}
+	return s
+}
