@@ -1,0 +1,57 @@
+# Everything runs as it does for users and in CI: each module by its own go.mod.
+# go.work is for editors.
+export GOWORK := off
+
+GO          ?= go
+TESTFLAGS   ?=
+FUZZTIME    ?= 30s
+BENCH       ?= .
+BENCHFLAGS  ?= -benchmem
+MODULES     := . integration
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
+
+.PHONY: help demo test lint fuzz bench generate clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## show a stampede of reads, with and without flightpg
+	@scripts/ensure-postgres
+	$(GO) run ./examples/stampede
+
+test: ## run the tests of all modules (TESTFLAGS=-v)
+	@scripts/ensure-postgres
+	@for module in $(MODULES); do \
+		echo "cd $$module && $(GO) test -race $(TESTFLAGS) ./..."; \
+		(cd $$module && $(GO) test -race $(TESTFLAGS) ./...) || code=1; \
+	done; exit $${code:-0}
+
+lint: ## vet, staticcheck and gofumpt
+	@for module in $(MODULES); do \
+		echo "lint $$module"; \
+		(cd $$module && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...) || code=1; \
+	done; \
+	files=$$($(GO) run $(GOFUMPT) -l .) || code=1; \
+	[ -z "$$files" ] || { echo "not formatted by gofumpt:"; echo "$$files"; code=1; }; \
+	exit $${code:-0}
+
+fuzz: ## fuzz each target for a while (FUZZTIME=30s)
+	@$(GO) list -f '{{.ImportPath}}' ./... | while read -r package; do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$(GO) test -run ^$$ -fuzz ^$$target$$ -fuzztime $(FUZZTIME) $$package"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done || exit 1; \
+	done
+
+bench: ## run the benchmarks (BENCH=pattern BENCHFLAGS=-benchmem)
+	@scripts/ensure-postgres
+	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCHFLAGS) ./...
+
+generate: ## write the generated files again
+	@scripts/ensure-postgres
+	$(GO) generate ./...
+
+clean: ## remove what was built and downloaded
+	rm -rf bin .cache
+	find . -name '*.test' -o -name '*.prof' -o -name '*.out' | xargs rm -f
