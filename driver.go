@@ -297,7 +297,7 @@ func (c *Connector) openPools() {
 	}
 	c.flights = pool(c.flightInner, c.cfg.FlightConns)
 	c.sessions = &sessionPool{db: pool(c.sessionInner, c.cfg.SessionConns), cap: c.cfg.SessionConns}
-	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult}
+	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt}
 	c.opened.Store(true)
 }
 

@@ -181,8 +181,8 @@ func TestConnector_Hosts(t *testing.T) {
 
 func TestConnector_ViaStmt(t *testing.T) {
 	for dsn, want := range map[string]byte{
-		"host=a": viaQuery,
-		"host=a default_query_exec_mode=exec":            viaStmt,
+		"host=a":                              viaQuery,
+		"host=a default_query_exec_mode=exec": viaStmt,
 		"host=a default_query_exec_mode=simple_protocol": viaStmt,
 		"host=a statement_cache_capacity=0":              viaStmt,
 	} {

@@ -63,6 +63,7 @@ type poolExecutor struct {
 	db        *sql.DB // the flight pool
 	budget    *budget
 	maxResult int64
+	prepared  bool // database/sql's statements run as prepared ones
 
 	retries atomic.Uint64
 }
@@ -114,11 +115,11 @@ func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() boo
 // attempt runs the read once.
 func (e *poolExecutor) attempt(ctx context.Context, s *session, r *read) (*result, error) {
 	if r.via == viaPrepare {
-		st, err := s.stmt(ctx, r.query)
+		n, err := s.numInput(ctx, e.prepared, r.query)
 		if err != nil {
 			return nil, err
 		}
-		return &result{numInput: st.NumInput(), budget: e.budget}, nil
+		return &result{numInput: n, budget: e.budget}, nil
 	}
 	// The inner driver may keep or change the slice; a retry needs it whole.
 	rows, err := s.query(ctx, r.via, r.query, slices.Clone(r.args))

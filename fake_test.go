@@ -113,7 +113,6 @@ func cut(l string) (id int, what string, err error) {
 type fakeSession struct {
 	server *fakeServer
 	id     int
-	vars   map[string]string // for tests that keep state in a session
 
 	closed  bool // guarded by server.mu
 	invalid bool // IsValid reports false

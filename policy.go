@@ -127,6 +127,10 @@ const (
 	ReasonDeniedFunction
 	// ReasonUnknownFunction: a function that is not a known built-in.
 	ReasonUnknownFunction
+	// ReasonUnknownOperator: OPERATOR(schema.op) outside pg_catalog.
+	ReasonUnknownOperator
+	// ReasonEscapedName: a function called by a name in U&"…" escapes.
+	ReasonEscapedName
 	// ReasonSessionView: a system view that shows a session, its settings or
 	// the server's statistics.
 	ReasonSessionView
@@ -171,6 +175,8 @@ var reasonNames = [reasonCount]string{
 	ReasonVolatileFunction:  "volatile-function",
 	ReasonDeniedFunction:    "denied-function",
 	ReasonUnknownFunction:   "unknown-function",
+	ReasonUnknownOperator:   "unknown-operator",
+	ReasonEscapedName:       "escaped-name",
 	ReasonSessionView:       "session-view",
 	ReasonTempSchema:        "temp-schema",
 	ReasonPgxOption:         "pgx-option",
@@ -291,18 +297,6 @@ func (s *verdictShard) put(sql string, v *verdict) *verdict {
 	s.young[strings.Clone(sql)] = v // a text cut from a larger one must not keep that alive
 	s.bytes += len(sql)
 	return v
-}
-
-// len returns how many texts are remembered.
-func (c *verdictCache) len() int {
-	n := 0
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.RLock()
-		n += len(s.young) + len(s.old)
-		s.mu.RUnlock()
-	}
-	return n
 }
 
 // reasonOf translates the scanner's reason: the two packages give them the same

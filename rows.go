@@ -141,11 +141,11 @@ func typeOfColumn(rows driver.Rows, i int) columnType {
 
 // Sizes of buffered values in memory, in bytes, for the limits.
 const (
-	valueSize    = 16 // the interface itself
-	scalarSize   = 8  // int64, float64, bool
-	stringSize   = 16
-	bytesSize    = 24
-	timeSize     = 24
+	valueSize  = 16 // the interface itself
+	scalarSize = 8  // int64, float64, bool
+	stringSize = 16
+	bytesSize  = 24
+	timeSize   = 24
 	resultSize = 256     // a result without columns or rows
 	columnSize = 96      // the name and the metadata of a column
 	chunkBytes = 8 << 10 // what a chunk of rows grows to
@@ -301,8 +301,8 @@ func (l *liveRows) close() error {
 type replay struct {
 	res    *result
 	clone  bool // somebody else reads the same values
-	row    int // rows given
-	chunk  int // where the next one is
+	row    int  // rows given
+	chunk  int  // where the next one is
 	pos    int
 	live   *liveRows   // claimed by this caller, or nil
 	unhook func() bool // detaches the live rows from the caller's context

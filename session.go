@@ -103,7 +103,7 @@ func (s *session) begin(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 	if opts.ReadOnly {
 		return nil, errors.New("sql: driver does not support read-only transactions")
 	}
-	//nolint:staticcheck // the only way with a driver that has no BeginTx
+	//lint:ignore SA1019 the only way with a driver that has no BeginTx
 	return s.dc.Begin()
 }
 
@@ -122,6 +122,7 @@ func (s *session) idle() bool { return s.pgx != nil && s.pgx.Conn().PgConn().TxS
 // for it or the only way the driver has.
 func (s *session) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Rows, error) {
 	if q, ok := s.dc.(driver.QueryerContext); ok && via == viaQuery {
+		s.forget(query)
 		args, err := s.convert(nil, args)
 		if err != nil {
 			return nil, err
@@ -139,18 +140,22 @@ func (s *session) query(ctx context.Context, via byte, query string, args []driv
 		return nil, err
 	}
 	if q, ok := st.(driver.StmtQueryContext); ok {
-		return q.QueryContext(ctx, args)
+		rows, err := q.QueryContext(ctx, args)
+		s.check(query, err)
+		return rows, err
 	}
 	values, err := withoutNames(args)
 	if err != nil {
 		return nil, err
 	}
-	return st.Query(values) //nolint:staticcheck // for drivers without StmtQueryContext
+	//lint:ignore SA1019 the only way with a driver that has no StmtQueryContext
+	return st.Query(values)
 }
 
 // exec is query for statements without rows.
 func (s *session) exec(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Result, error) {
 	if e, ok := s.dc.(driver.ExecerContext); ok && via == viaQuery {
+		s.forget(query)
 		args, err := s.convert(nil, args)
 		if err != nil {
 			return nil, err
@@ -168,13 +173,16 @@ func (s *session) exec(ctx context.Context, via byte, query string, args []drive
 		return nil, err
 	}
 	if e, ok := st.(driver.StmtExecContext); ok {
-		return e.ExecContext(ctx, args)
+		res, err := e.ExecContext(ctx, args)
+		s.check(query, err)
+		return res, err
 	}
 	values, err := withoutNames(args)
 	if err != nil {
 		return nil, err
 	}
-	return st.Exec(values) //nolint:staticcheck // for drivers without StmtExecContext
+	//lint:ignore SA1019 the only way with a driver that has no StmtExecContext
+	return st.Exec(values)
 }
 
 func withoutNames(args []driver.NamedValue) ([]driver.Value, error) {
@@ -200,7 +208,8 @@ func (s *session) convert(st driver.Stmt, args []driver.NamedValue) ([]driver.Na
 	if !ok {
 		checker, _ = s.dc.(driver.NamedValueChecker)
 	}
-	columns, _ := st.(driver.ColumnConverter) //nolint:staticcheck // database/sql honours it
+	//lint:ignore SA1019 database/sql honours it
+	columns, _ := st.(driver.ColumnConverter)
 	out := make([]driver.NamedValue, 0, len(args))
 	for _, a := range args {
 		err := driver.ErrSkip
@@ -250,6 +259,49 @@ func (s *session) stmt(ctx context.Context, query string) (driver.Stmt, error) {
 	return st, nil
 }
 
+// forget closes the prepared statement of the text, if there is one. pgx finds
+// prepared statements by their text and would use it for a plain query, which
+// has another result in its exec and simple modes.
+func (s *session) forget(query string) {
+	if s.pgx == nil {
+		return
+	}
+	if st := s.stmts.remove(query); st != nil {
+		_ = st.Close() // a failure shows at the connection's next use
+	}
+}
+
+// check drops a prepared statement that the server refuses since DDL has
+// changed its result, or does not know any more.
+func (s *session) check(query string, err error) {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "26000") {
+		s.forget(query)
+	}
+}
+
+// numInput asks the server for the number of parameters of a statement.
+// prepared: the statement will be executed as a prepared one here.
+func (s *session) numInput(ctx context.Context, prepared bool, query string) (int, error) {
+	if !prepared && s.pgx != nil {
+		if s.dead() {
+			return 0, driver.ErrBadConn
+		}
+		// pgx prepares it under a name of its own when it runs. An unnamed
+		// one leaves nothing behind that DDL could make stale.
+		sd, err := s.pgx.Conn().PgConn().Prepare(ctx, "", query, nil)
+		if err != nil {
+			return 0, err
+		}
+		return len(sd.ParamOIDs), nil
+	}
+	st, err := s.stmt(ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	return st.NumInput(), nil
+}
+
 // maxStmts is how many prepared statements a session keeps, the number that
 // pgx's own cache holds by default.
 const maxStmts = 512
@@ -266,6 +318,16 @@ func (c *stmtCache) get(query string) driver.Stmt {
 	if st != nil && c.order[len(c.order)-1] != query {
 		i := slices.Index(c.order, query)
 		c.order = append(slices.Delete(c.order, i, i+1), query)
+	}
+	return st
+}
+
+func (c *stmtCache) remove(query string) driver.Stmt {
+	st := c.byText[query]
+	if st != nil {
+		delete(c.byText, query)
+		i := slices.Index(c.order, query)
+		c.order = slices.Delete(c.order, i, i+1)
 	}
 	return st
 }

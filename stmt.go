@@ -29,19 +29,18 @@ func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	if cn.broken {
 		return nil, driver.ErrBadConn
 	}
-	if cn.lease == nil {
-		n, err := cn.c.shape(ctx, cn.c.verdicts.get(query), query)
-		if err != nil {
-			return nil, err
-		}
-		return &stmt{cn: cn, query: query, numInput: n}, nil
+	var n int
+	var err error
+	if cn.lease == nil && cn.c.mode(ctx) != ModeOff && cn.c.off == ReasonNone {
+		n, err = cn.c.shape(ctx, cn.c.verdicts.get(query), query)
+	} else if err = cn.attach(ctx); err == nil {
+		n, err = cn.lease.numInput(ctx, cn.c.viaStmt == viaStmt, query)
+		cn.ran(err)
 	}
-	st, err := cn.lease.stmt(ctx, query)
-	cn.ran(err)
 	if err != nil {
 		return nil, err
 	}
-	return &stmt{cn: cn, query: query, numInput: st.NumInput()}, nil
+	return &stmt{cn: cn, query: query, numInput: n}, nil
 }
 
 // Prepare implements driver.Conn. database/sql calls PrepareContext.
