@@ -6,7 +6,10 @@
 // its reason. A name that is not listed is Unknown, and Unknown is unsafe.
 package catalog
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 //go:generate go run ./gen
 
@@ -29,7 +32,7 @@ func (c Class) String() string {
 	if int(c) < len(classNames) {
 		return classNames[c]
 	}
-	return "invalid"
+	return fmt.Sprintf("Class(%d)", uint8(c))
 }
 
 // An Info is what is known about a built-in function's name.

@@ -55,31 +55,32 @@ func wordSet(words ...keyword) (set [len(keywordList)]bool) {
 
 // A parens says what a parenthesis behind a column-name key word is.
 type parens struct {
+	since int // first major version; 0: none has it
 	frame frameKind
-	since int // first major version; 0: all
 }
 
 // columnParens holds the column-name key words that take a parenthesis. The
-// functions among them have a syntax of their own and always mean PostgreSQL's;
+// functions among them have a syntax of their own and always mean PostgreSQL's.
 // TREAT is missing on purpose: it calls the function named like its type.
-var columnParens = map[keyword]parens{
-	kwBetween: {frame: plain}, kwExists: {frame: plain}, kwRow: {frame: plain}, kwValues: {frame: plain},
+var columnParens = [len(keywordList)]parens{
+	kwBetween: {15, plain}, kwExists: {15, plain}, kwRow: {15, plain}, kwValues: {15, plain},
 
-	kwBit: {frame: plain}, kwChar: {frame: plain}, kwCharacter: {frame: plain}, kwDec: {frame: plain},
-	kwDecimal: {frame: plain}, kwFloat: {frame: plain}, kwInterval: {frame: plain}, kwNchar: {frame: plain},
-	kwNumeric: {frame: plain}, kwTime: {frame: plain}, kwTimestamp: {frame: plain}, kwVarchar: {frame: plain},
+	kwBit: {15, plain}, kwChar: {15, plain}, kwCharacter: {15, plain}, kwDec: {15, plain},
+	kwDecimal: {15, plain}, kwFloat: {15, plain}, kwInterval: {15, plain}, kwNchar: {15, plain},
+	kwNumeric: {15, plain}, kwTime: {15, plain}, kwTimestamp: {15, plain}, kwVarchar: {15, plain},
 
-	kwCoalesce: {frame: call}, kwExtract: {frame: call}, kwGreatest: {frame: call}, kwGrouping: {frame: call},
-	kwLeast: {frame: call}, kwNormalize: {frame: call}, kwNullif: {frame: call}, kwOverlay: {frame: forArgs},
-	kwPosition: {frame: call}, kwSubstring: {frame: forArgs}, kwTrim: {frame: call},
+	kwCoalesce: {15, call}, kwExtract: {15, call}, kwGreatest: {15, call}, kwGrouping: {15, call},
+	kwLeast: {15, call}, kwNormalize: {15, call}, kwNullif: {15, call}, kwOverlay: {15, forArgs},
+	kwPosition: {15, call}, kwSubstring: {15, forArgs}, kwTrim: {15, call},
 
-	kwXmlattributes: {frame: plain}, kwXmlconcat: {frame: call}, kwXmlelement: {frame: call},
-	kwXmlexists: {frame: call}, kwXmlforest: {frame: call}, kwXmlnamespaces: {frame: plain},
-	kwXmlparse: {frame: call}, kwXmlpi: {frame: call}, kwXmlroot: {frame: call},
-	kwXmlserialize: {frame: call}, kwXmltable: {frame: call},
+	kwXmlattributes: {15, plain}, kwXmlconcat: {15, call}, kwXmlelement: {15, call},
+	kwXmlexists: {15, call}, kwXmlforest: {15, call}, kwXmlnamespaces: {15, plain},
+	kwXmlparse: {15, call}, kwXmlpi: {15, call}, kwXmlroot: {15, call},
+	kwXmlserialize: {15, call}, kwXmltable: {15, call},
 
-	kwJsonObject: {frame: call}, kwJson: {frame: call}, // functions of the same names before
-	kwJsonArray: {call, 16}, kwJsonArrayagg: {call, 16}, kwJsonObjectagg: {call, 16},
-	kwJsonExists: {call, 17}, kwJsonQuery: {call, 17}, kwJsonScalar: {call, 17}, kwJsonSerialize: {call, 17},
-	kwJsonTable: {call, 17}, kwJsonValue: {call, 17}, kwMergeAction: {call, 17},
+	kwJson: {15, call}, kwJsonObject: {15, call}, // functions of the same names before 16
+	kwJsonArray: {16, call}, kwJsonArrayagg: {16, call}, kwJsonObjectagg: {16, call},
+	kwJsonExists: {17, call}, kwJsonQuery: {17, call}, kwJsonScalar: {17, call},
+	kwJsonSerialize: {17, call}, kwJsonTable: {17, call}, kwJsonValue: {17, call},
+	kwMergeAction: {17, call},
 }

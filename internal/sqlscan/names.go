@@ -162,8 +162,6 @@ func (s *scanner) hasPG(i int) bool {
 	return s.at(i)|0x20 == 'p' && s.at(i+1)|0x20 == 'g' && s.at(i+2) == '_'
 }
 
-func hasPrefix(s, prefix string) bool { return strings.HasPrefix(s, prefix) }
-
 func (s *scanner) visitFunction(schema string, t token) {
 	if s.visit != nil {
 		s.visit(Name{FunctionName, schema, s.nameOf(t), t.pos})
@@ -171,6 +169,9 @@ func (s *scanner) visitFunction(schema string, t token) {
 }
 
 func (s *scanner) visitOperator(schema, op string, pos int) {
+	if op == "!=" {
+		op = "<>"
+	}
 	if s.visit != nil && op != "=>" {
 		s.visit(Name{OperatorName, schema, op, pos})
 	}
@@ -179,8 +180,12 @@ func (s *scanner) visitOperator(schema, op string, pos int) {
 // visitName visits the last part of a chain that is not called, and those
 // before it that may be columns or tables.
 func (s *scanner) visitName() {
-	if s.visit == nil || s.cur.kw != notKeyword && keywordList[s.cur.kw].category == reserved {
+	if s.visit == nil {
 		return
+	}
+	switch keywordList[s.cur.kw].category {
+	case reserved, functionName:
+		return // syntax, unless called
 	}
 	c, n := &s.chain, Name{Name: s.nameOf(s.cur), Pos: s.cur.pos}
 	switch {

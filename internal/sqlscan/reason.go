@@ -1,5 +1,7 @@
 package sqlscan
 
+import "fmt"
+
 // A Class says where a statement may run. The zero value is the unsafe one.
 type Class uint8
 
@@ -22,7 +24,7 @@ func (c Class) String() string {
 	if int(c) < len(classNames) {
 		return classNames[c]
 	}
-	return "invalid"
+	return fmt.Sprintf("Class(%d)", uint8(c))
 }
 
 // worse reports whether c must win over d when one statement earns both.
@@ -63,5 +65,5 @@ func (r Reason) String() string {
 	if int(r) < len(reasonNames) {
 		return reasonNames[r]
 	}
-	return "invalid"
+	return fmt.Sprintf("Reason(%d)", uint8(r))
 }

@@ -1,6 +1,10 @@
 package sqlscan
 
-import "github.com/flightpg/flightpg/internal/catalog"
+import (
+	"strings"
+
+	"github.com/flightpg/flightpg/internal/catalog"
+)
 
 // word deals with an identifier or key word.
 func (s *scanner) word() {
@@ -53,6 +57,7 @@ func (s *scanner) link(item bool) {
 	if f := s.top(); item && f.item {
 		switch {
 		case s.cur.kw == kwOnly, s.cur.kw == kwLateral:
+		case keywordList[s.cur.kw].category == reserved: // no relation
 		case s.cur.kw == kwRows && s.next.kw == kwFrom:
 			f.item = false
 		default:
@@ -69,7 +74,7 @@ func (s *scanner) keyword() {
 	switch s.cur.kw {
 	case kwWith:
 		// WITH begins a query; elsewhere it is WITH TIES, ORDINALITY, TIME ZONE…
-		if len(s.frames) == 1 && s.prev.kind == tokEOF || s.prev.kind == tokOpen || f.clause == intoClause {
+		if s.depth == 0 && s.prev.kind == tokEOF || s.prev.kind == tokOpen || f.clause == intoClause {
 			f.clause, f.item = withClause, false
 		}
 	case kwSelect:
@@ -143,7 +148,7 @@ func (s *scanner) modification(f *frame) {
 	next := s.next
 	switch s.cur.kw {
 	case kwInsert, kwMerge:
-		if next.kw != kwInto {
+		if next.kw != kwInto || f.query { // SELECT max(a) insert INTO …: a label
 			return
 		}
 	case kwDelete:
@@ -165,7 +170,7 @@ func (s *scanner) modification(f *frame) {
 		}
 	}
 	reason := WriteStatement
-	if len(s.frames) > 1 {
+	if s.depth > 0 {
 		reason = ModifyingCTE
 	}
 	s.note(Write, reason, s.cur)
@@ -200,7 +205,7 @@ func (s *scanner) locking(f *frame) {
 func (s *scanner) parenthesis() frameKind {
 	c, f := &s.chain, s.top()
 	switch {
-	case s.cur.kw == kwMaterialized && (c.before.kw == kwAs || c.before.kw == kwNot):
+	case s.cur.kw == kwMaterialized && (c.before.kw == kwAs || c.before.kw == kwNot && c.beforeThat.kw == kwAs):
 		return plain // AS MATERIALIZED (query)
 	case c.before.kw == kwAs, c.before.kind == tokCast:
 		return plain // alias (columns), type(modifier)
@@ -218,7 +223,7 @@ func (s *scanner) parenthesis() frameKind {
 				return s.reservedParens(f)
 			}
 		case columnName:
-			if p, ok := columnParens[s.cur.kw]; ok && s.version >= p.since {
+			if p := columnParens[s.cur.kw]; p.since != 0 && s.version >= p.since {
 				if p.frame == call || p.frame == forArgs {
 					s.visitFunction("", s.cur)
 				}
@@ -287,7 +292,7 @@ func (s *scanner) syntaxParens(f *frame) (frameKind, bool) {
 	case kwRollup, kwCube:
 		ok := f.clause == groupByClause && (before == kwBy || before == kwDistinct || before == kwAll || c.before.kind == tokComma) ||
 			f.kind == groupingSets && (c.before.kind == tokOpen || c.before.kind == tokComma)
-		return groupingSets, ok
+		return plain, ok // in their lists both are functions again
 	case kwFirst, kwNext:
 		return plain, before == kwFetch
 	case kwJoin:
@@ -421,9 +426,9 @@ func (s *scanner) systemName() {
 	}
 	name := s.nameOf(t)
 	switch {
-	case hasPrefix(name, "pg_temp"), hasPrefix(name, "pg_toast_temp"):
+	case name == "pg_temp", strings.HasPrefix(name, "pg_temp_"), strings.HasPrefix(name, "pg_toast_temp"):
 		s.noteSystem(TempSchema, name)
-	case s.next.kind != tokOpen && catalog.SessionView(name):
+	case catalog.SessionView(name) && (s.next.kind != tokOpen || catalog.Function(name) == catalog.Unknown):
 		s.noteSystem(SessionView, name)
 	}
 }

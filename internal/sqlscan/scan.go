@@ -73,7 +73,7 @@ const (
 	call                          // arguments of a function
 	forArgs                       // … of substring or overlay, where FOR is no lock
 	fromItems                     // around FROM items
-	groupingSets                  // GROUPING SETS, ROLLUP, CUBE
+	groupingSets                  // GROUPING SETS (…)
 	notOperand                    // DISTINCT ON (…), RETURNING WITH (…): an expression may follow directly
 	cteColumns                    // WITH name (…) AS
 	sample                        // TABLESAMPLE method (…)
@@ -120,17 +120,16 @@ type scanner struct {
 	begun            bool   // the first word was read
 	done             bool
 
-	frames []frame
-	space  [12]frame // frames' first home
+	// What is open, outermost first. An array keeps the scanner off the heap.
+	depth  int // of the innermost frame
+	frames [12]frame
+	deep   []frame // those that do not fit
 }
 
 // run reads the whole text, or up to the first thing that makes it Other.
 func (s *scanner) run() {
 	s.res.Class = Read
-	if s.version == 0 {
-		s.version = catalog.Oldest
-	}
-	s.frames = append(s.space[:0], frame{})
+	s.version = max(s.version, catalog.Oldest)
 	s.cur = s.lexer.next()
 	s.peek()
 	for !s.done {
@@ -188,7 +187,28 @@ func (s *scanner) fail(r Reason, t token) {
 	s.done = true
 }
 
-func (s *scanner) top() *frame { return &s.frames[len(s.frames)-1] }
+// top returns the innermost frame.
+func (s *scanner) top() *frame {
+	if s.depth < len(s.frames) {
+		return &s.frames[s.depth]
+	}
+	return &s.deep[s.depth-len(s.frames)]
+}
+
+func (s *scanner) push(f frame) {
+	if s.depth++; s.depth < len(s.frames) {
+		s.frames[s.depth] = f
+	} else {
+		s.deep = append(s.deep, f)
+	}
+}
+
+func (s *scanner) pop() {
+	if s.depth >= len(s.frames) {
+		s.deep = s.deep[:len(s.deep)-1]
+	}
+	s.depth--
+}
 
 // token deals with the current token.
 func (s *scanner) token() {
@@ -199,7 +219,7 @@ func (s *scanner) token() {
 	switch t.kind {
 	case tokEOF:
 		s.done = true
-		if len(s.frames) > 1 {
+		if s.depth > 0 {
 			s.fail(Syntax, t)
 		}
 		s.leave()
@@ -214,7 +234,7 @@ func (s *scanner) token() {
 	case tokOpen:
 		s.open()
 	case tokOpenBracket:
-		s.frames = append(s.frames, frame{kind: subscript})
+		s.push(frame{kind: subscript})
 	case tokClose, tokCloseBracket:
 		s.close()
 	case tokComma:
@@ -239,7 +259,7 @@ func (s *scanner) head() bool {
 	switch {
 	case t.kind == tokOpen:
 		return true
-	case len(s.frames) > 1 && t.kind != tokIdent:
+	case s.depth > 0 && t.kind != tokIdent:
 		s.fail(Syntax, t)
 		return false
 	case t.kind == tokEOF:
@@ -285,7 +305,7 @@ func (s *scanner) show() {
 
 // end reads the text behind a semicolon: nothing but semicolons may follow.
 func (s *scanner) end() {
-	if len(s.frames) > 1 {
+	if s.depth > 0 {
 		s.fail(Syntax, s.cur)
 		return
 	}
@@ -326,19 +346,19 @@ func (s *scanner) open() {
 		f.clause, f.item = fromClause, true
 	}
 	s.opening = plain
-	s.frames = append(s.frames, f)
+	s.push(f)
 }
 
 // close leaves a parenthesis or bracket and checks what must follow it.
 func (s *scanner) close() {
 	f := s.top()
-	if len(s.frames) == 1 || (f.kind == subscript) != (s.cur.kind == tokCloseBracket) {
+	if s.depth == 0 || (f.kind == subscript) != (s.cur.kind == tokCloseBracket) {
 		s.fail(Syntax, s.cur)
 		return
 	}
 	s.leave()
 	kind := f.kind
-	s.frames = s.frames[:len(s.frames)-1]
+	s.pop()
 	s.operand = kind != notOperand
 	switch kind {
 	case cteColumns:
