@@ -103,6 +103,8 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 		return mode, v.reason
 	case cn.c.off != ReasonNone:
 		return mode, cn.c.off
+	case v.refused.Load():
+		return mode, ReasonRefused
 	case cn.c.cfg.MaxResult < 0, v.avoided():
 		return mode, ReasonOverflow
 	}
@@ -120,7 +122,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if why == ReasonNone {
 		var res *result
 		var err error
-		res, why, err = cn.c.fly(ctx, mode, v, read{via: via, query: query, args: args})
+		res, why, err = cn.c.fly(ctx, mode, read{via: via, query: query, args: args, v: v})
 		if err != nil {
 			return nil, err
 		}

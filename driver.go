@@ -89,6 +89,30 @@ type Config struct {
 	// flight_timeout, as 500ms or 5s.
 	Timeout time.Duration
 
+	// Guard says how flights are kept from writing. The zero value is
+	// GuardAuto. Inner drivers other than pgx have none. DSN:
+	// flight_guard=auto|session|transaction|off.
+	Guard Guard
+
+	// PartitionKey says which callers are alike: reads of different partitions
+	// never share. It is called with each call's context, and must be quick
+	// and safe for concurrent use. Give it where hooks set up sessions from
+	// the context (a tenant, a role); without it, such hooks turn sharing off.
+	PartitionKey func(context.Context) string
+
+	// BeforeConnect is called before a connection is opened, with a copy of its
+	// config to change. As stdlib.OptionBeforeConnect.
+	BeforeConnect func(context.Context, *pgx.ConnConfig) error
+
+	// AfterConnect is called when a connection has been opened, for flights
+	// and for sessions: it may register types, or set what all connections
+	// have in common. As stdlib.OptionAfterConnect.
+	AfterConnect func(context.Context, *pgx.Conn) error
+
+	// ResetSession is called before a connection is used again, with the
+	// context of who takes it. As stdlib.OptionResetSession.
+	ResetSession func(context.Context, *pgx.Conn) error
+
 	// Window is how long a finished result is given to further callers,
 	// without asking the server. Under ModeFenced it ends with the next write
 	// made through this process; ModeStrict never uses it. Writes made
@@ -132,6 +156,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	}
 	err := errors.Join(
 		check("Mode", cfg.Mode <= ModeOff, "ModeFenced, ModeStrict, ModeJoin or ModeOff"),
+		check("Guard", cfg.Guard <= GuardOff, "GuardAuto, GuardSession, GuardTransaction or GuardOff"),
 		check("Width", cfg.Width >= 0 && cfg.Width <= maxWidth, "1 to 1000, or 0 for 2"),
 		check("Memory", cfg.Memory >= 0, "a number of bytes, or 0 for 64 MiB"),
 		check("FlightConns", cfg.FlightConns >= 0, "0 for no limit, or more"),
@@ -182,7 +207,7 @@ type Connector struct {
 	closed atomic.Bool
 
 	// Set by open.
-	flights  *sql.DB
+	flights  *pool
 	sessions *sessionPool
 	exec     executor
 }
@@ -212,9 +237,13 @@ func NewConnector(dsn string, cfg Config) (*Connector, error) {
 	cfg.Database = databaseName(&pc.Config)
 	fc := pc.Copy()
 	fc.BuildContextWatcherHandler = cancelRequest
-	c, err := newConnector(stdlib.GetConnector(*fc), stdlib.GetConnector(*pc), cfg)
+	hooks := cfg.hooks()
+	c, err := newConnector(stdlib.GetConnector(*fc, hooks...), stdlib.GetConnector(*pc, hooks...), cfg)
 	if err != nil {
 		return nil, err
+	}
+	if (cfg.BeforeConnect != nil || cfg.ResetSession != nil) && cfg.PartitionKey == nil {
+		c.off = ReasonHooks
 	}
 	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
 		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
@@ -223,6 +252,20 @@ func NewConnector(dsn string, cfg Config) (*Connector, error) {
 		c.off = ReasonSeveralHosts
 	}
 	return c, nil
+}
+
+// hooks returns the config's hooks as pgx takes them.
+func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
+	if cfg.BeforeConnect != nil {
+		opts = append(opts, stdlib.OptionBeforeConnect(cfg.BeforeConnect))
+	}
+	if cfg.AfterConnect != nil {
+		opts = append(opts, stdlib.OptionAfterConnect(cfg.AfterConnect))
+	}
+	if cfg.ResetSession != nil {
+		opts = append(opts, stdlib.OptionResetSession(cfg.ResetSession))
+	}
+	return opts
 }
 
 // Wrap makes a connector over another one, of any driver. pgx's own gives the
@@ -287,16 +330,16 @@ func (c *Connector) Connect(context.Context) (driver.Conn, error) {
 }
 
 func (c *Connector) openPools() {
-	pool := func(inner driver.Connector, limit int) *sql.DB {
-		db := sql.OpenDB(sessionConnector{inner})
+	open := func(inner driver.Connector, guard Guard, limit int) *pool {
+		db := sql.OpenDB(sessionConnector{inner, guard, c.cfg.PartitionKey})
 		db.SetMaxOpenConns(limit)
 		db.SetMaxIdleConns(c.cfg.MaxIdle)
 		db.SetConnMaxIdleTime(max(c.cfg.MaxIdleTime, 0))
 		db.SetConnMaxLifetime(c.cfg.MaxLifetime)
-		return db
+		return &pool{db, c.cfg.PartitionKey}
 	}
-	c.flights = pool(c.flightInner, c.cfg.FlightConns)
-	c.sessions = &sessionPool{db: pool(c.sessionInner, c.cfg.SessionConns), cap: c.cfg.SessionConns}
+	c.flights = open(c.flightInner, c.cfg.Guard, c.cfg.FlightConns)
+	c.sessions = &sessionPool{db: open(c.sessionInner, GuardOff, c.cfg.SessionConns), cap: c.cfg.SessionConns}
 	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt}
 	c.opened.Store(true)
 }

@@ -40,6 +40,10 @@ var params = []param{
 	{"flight_timeout", "a duration such as 500ms or 5s, or 0 for none", func(c *Config, v string) error {
 		return setDuration(&c.Timeout, v)
 	}},
+	{"flight_guard", "auto, session, transaction or off", func(c *Config, v string) (err error) {
+		c.Guard, err = parseGuard(v)
+		return err
+	}},
 	{"flight_window", "a duration such as 20ms, or 0 for none", func(c *Config, v string) error {
 		return setDuration(&c.Window, v)
 	}},

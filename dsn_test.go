@@ -2,6 +2,7 @@ package flightpg
 
 import (
 	"database/sql"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,7 @@ func TestDSN(t *testing.T) {
 		{"host=h flight_max_result=4096", "host=h", Config{MaxResult: 4096}},
 		{"host=h flight_conns=5 session_conns=6", "host=h", Config{FlightConns: 5, SessionConns: 6}},
 		{"host=h flight_timeout=1500ms flight_window=20ms", "host=h", Config{Timeout: 1500 * time.Millisecond, Window: 20 * time.Millisecond}},
+		{"host=h flight_guard=transaction", "host=h", Config{Guard: GuardTransaction}},
 		{"host=h flight_timeout=0", "host=h", Config{}},
 		{"host=h flight_ignore_comments=on", "host=h", Config{IgnoreComments: true}},
 		{"host=h broken flight_mode=join", "host=h broken flight_mode=join", Config{}}, // pgx's to refuse
@@ -45,7 +47,7 @@ func TestDSN(t *testing.T) {
 		if rest != tc.rest {
 			t.Errorf("%q: pgx gets %q; want %q", tc.dsn, rest, tc.rest)
 		}
-		if cfg != tc.want {
+		if !reflect.DeepEqual(cfg, tc.want) {
 			t.Errorf("%q: %+v; want %+v", tc.dsn, cfg, tc.want)
 		}
 	}
@@ -71,6 +73,7 @@ func TestDSN_Errors(t *testing.T) {
 		{"flight_timeout=5", []string{"flight_timeout", "500ms"}},
 		{"flight_timeout=-1s", []string{"flight_timeout"}},
 		{"flight_window=soon", []string{"flight_window"}},
+		{"flight_guard=maybe", []string{"flight_guard", "auto, session, transaction or off"}},
 		{"flight_ignore_comments=maybe", []string{"flight_ignore_comments", "on or off"}},
 		{"flight_speed=9", []string{"flight_speed", "unknown", "flight_mode"}},
 		{"port=none", nil},
@@ -129,6 +132,7 @@ func TestConfig(t *testing.T) {
 		{Config{Timeout: -1}, "Timeout"},
 		{Config{Window: -1}, "Window"},
 		{Config{MaxLifetime: -1}, "MaxLifetime"},
+		{Config{Guard: 9}, "Guard"},
 	} {
 		if _, err := NewConnector("host=localhost", tc.cfg); err == nil || !strings.Contains(err.Error(), "Config."+tc.want) {
 			t.Errorf("NewConnector(%+v) = %v; want an error that names Config.%s", tc.cfg, err, tc.want)

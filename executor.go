@@ -2,7 +2,6 @@ package flightpg
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ type read struct {
 	via   byte
 	query string
 	args  []driver.NamedValue
+	v     *verdict // of the query
 }
 
 // executor runs reads for flights. It calls dispatch just before the first byte
@@ -24,6 +24,8 @@ type read struct {
 // false: then nobody waits any more. The context is cancelled when the last
 // caller has gone; takeCancel makes the result's live rows the owner of that.
 type executor interface {
+	// counts returns how many flights ran twice, and how many the guard stopped.
+	counts() (retries, refused uint64)
 	execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error)
 }
 
@@ -31,7 +33,6 @@ type executor interface {
 type launch struct {
 	c *Connector
 	r read
-	v *verdict
 }
 
 // Run implements flight.Runner.
@@ -49,7 +50,7 @@ func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, e
 	if err == nil && res.live != nil {
 		l.c.stats.overflows.Add(1)
 		if res.why == ReasonOverflow {
-			l.v.learnOverflow()
+			l.r.v.learnOverflow()
 		}
 	}
 	return res, err
@@ -60,19 +61,22 @@ var errFlightTimeout = errors.New("flight_timeout")
 // poolExecutor runs each read on a session of the flight pool, over any inner
 // driver, in the flight's own goroutine.
 type poolExecutor struct {
-	db        *sql.DB // the flight pool
+	db        *pool // of flight sessions
 	budget    *budget
 	maxResult int64
 	prepared  bool // database/sql's statements run as prepared ones
 
 	retries atomic.Uint64
+	refused atomic.Uint64
 }
+
+func (e *poolExecutor) counts() (retries, refused uint64) { return e.retries.Load(), e.refused.Load() }
 
 // maxPings bounds how many dead pooled sessions a retry walks past.
 const maxPings = 64
 
 func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error) {
-	l, err := borrow(ctx, e.db)
+	l, err := e.db.borrow(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -91,17 +95,29 @@ func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() boo
 			failure = res.tail
 		}
 		lost := l.connectionLost(failure)
-		if lost {
+		stopped := refused(failure)
+		if lost || stopped {
+			// A refused statement may have taken a session lock before: its
+			// session must be gone before its callers run it themselves.
 			l.bad = true
+		}
+		if l.guard == GuardSession && !l.armed() {
+			l.bad, stopped = true, stopped || failure != nil
+			r.v.refuse() // it turned the guard off: never again on a flight
 		}
 		retry := !again && ctx.Err() == nil && (lost || l.strayCancel(failure))
 		l.cancelled = ctx.Err() != nil
 		l.release()
-		if !retry {
+		if !retry && !stopped {
 			return res, err
 		}
 		if res != nil {
 			res.Share(0)
+		}
+		if stopped {
+			r.v.refuse()
+			e.refused.Add(1)
+			return nil, errRefused
 		}
 		// It was a read and nobody has seen a row: run it once more, on a
 		// connection that answers.
@@ -121,8 +137,9 @@ func (e *poolExecutor) attempt(ctx context.Context, s *session, r *read) (*resul
 		}
 		return &result{numInput: n, budget: e.budget}, nil
 	}
-	// The inner driver may keep or change the slice; a retry needs it whole.
-	rows, err := s.query(ctx, r.via, r.query, slices.Clone(r.args))
+	once := *r
+	once.args = slices.Clone(r.args) // the inner driver may change the slice; a retry needs it whole
+	rows, err := s.guarded(ctx, &once)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +150,7 @@ func (e *poolExecutor) attempt(ctx context.Context, s *session, r *read) (*resul
 // that died of the same cause.
 func (e *poolExecutor) borrowAlive(ctx context.Context) (*lease, error) {
 	for range maxPings {
-		l, err := borrow(ctx, e.db)
+		l, err := e.db.borrow(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -152,21 +169,24 @@ func (e *poolExecutor) borrowAlive(ctx context.Context) (*lease, error) {
 // fly gives the caller a share of the flight of its read: the one under way if
 // the mode allows it, else one that it leads. A Reason other than ReasonNone
 // says that the caller must run the read on a session of its own.
-func (c *Connector) fly(ctx context.Context, mode Mode, v *verdict, r read) (*result, Reason, error) {
+func (c *Connector) fly(ctx context.Context, mode Mode, r read) (*result, Reason, error) {
 	buf := keyBuffers.Get().(*[]byte)
-	key, why := appendKey((*buf)[:0], r.via, "", r.args)
+	key, why := appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args)
 	if why != ReasonNone {
 		keyBuffers.Put(buf)
 		return nil, why, nil
 	}
-	f, leader := c.table.Enter(flight.Key{Text: v.keyed, Args: key}, mode.rule())
+	f, leader := c.table.Enter(flight.Key{Text: r.v.keyed, Args: key}, mode.rule())
 	*buf = key
 	keyBuffers.Put(buf)
 	if leader {
 		r.args = copyArgs(r.args)
-		f.Launch(ctx, &launch{c: c, r: r, v: v})
+		f.Launch(ctx, &launch{c: c, r: r})
 	}
 	res, err := f.Wait(ctx)
+	if err == errRefused {
+		return nil, ReasonRefused, nil
+	}
 	if err != nil {
 		return nil, ReasonNone, err
 	}
@@ -186,7 +206,7 @@ func (c *Connector) shape(ctx context.Context, v *verdict, query string) (int, e
 	if n := v.numInput.Load(); n != shapeUnknown {
 		return int(n), nil
 	}
-	res, why, err := c.fly(ctx, ModeJoin, v, read{via: viaPrepare, query: query})
+	res, why, err := c.fly(ctx, ModeJoin, read{via: viaPrepare, query: query, v: v})
 	if err != nil {
 		return 0, err
 	}

@@ -186,7 +186,7 @@ func TestShared_Retry(t *testing.T) {
 		c, _ := connectorOf(db)
 		mustInt(t, db, hotQuery, 1)
 		for range 5 {
-			l, err := borrow(t.Context(), c.flights)
+			l, err := c.flights.borrow(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/flightpg/flightpg/internal/flight"
 	"github.com/flightpg/flightpg/internal/sqlscan"
 )
@@ -93,6 +95,9 @@ const (
 	// ReasonSeveralHosts: the DSN names several hosts and does not say with
 	// target_session_attrs=primary or read-write that all sessions go to one.
 	ReasonSeveralHosts
+	// ReasonHooks: hooks set sessions up from the context, and no
+	// Config.PartitionKey says which contexts are alike.
+	ReasonHooks
 	// ReasonTransaction: in a transaction a read sees the transaction's own
 	// writes and snapshot.
 	ReasonTransaction
@@ -145,6 +150,9 @@ const (
 	// together are over 1 MiB.
 	ReasonArgument
 
+	// ReasonRefused: the guard has stopped the statement: it writes, or turned
+	// the guard off, though it was taken for a read.
+	ReasonRefused
 	// ReasonOverflow: the result did not fit MaxResult, now or the last time
 	// the statement ran, a moment ago.
 	ReasonOverflow
@@ -161,6 +169,7 @@ var reasonNames = [reasonCount]string{
 	ReasonNone:              "none",
 	ReasonModeOff:           "mode-off",
 	ReasonSeveralHosts:      "several-hosts",
+	ReasonHooks:             "hooks",
 	ReasonTransaction:       "transaction",
 	ReasonSession:           "session",
 	ReasonSyntax:            "syntax",
@@ -181,6 +190,7 @@ var reasonNames = [reasonCount]string{
 	ReasonTempSchema:        "temp-schema",
 	ReasonPgxOption:         "pgx-option",
 	ReasonArgument:          "argument",
+	ReasonRefused:           "refused",
 	ReasonOverflow:          "overflow",
 	ReasonMemory:            "memory",
 	ReasonUnshareable:       "unshareable",
@@ -204,6 +214,10 @@ type verdict struct {
 	reason Reason // ReasonNone: a read that may be shared
 	keyed  string // the text as it stands in flight keys
 
+	// Under GuardTransaction: the types of parameters and columns, or nil.
+	description atomic.Pointer[pgconn.StatementDescription]
+
+	refused  atomic.Bool  // the guard has stopped it
 	numInput atomic.Int32 // of the prepared statement; shapeUnknown until known
 	avoid    atomic.Int64 // Unix nanoseconds until which the text bypasses with ReasonOverflow
 }
@@ -213,6 +227,8 @@ const shapeUnknown = -2 // -1 is database/sql's "do not check"
 // overflowMemory is how long a statement whose result was too large to share
 // is not tried again.
 const overflowMemory = 10 * time.Second
+
+func (v *verdict) refuse() { v.refused.Store(true) }
 
 func (v *verdict) learnOverflow() { v.avoid.Store(time.Now().Add(overflowMemory).UnixNano()) }
 

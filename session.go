@@ -25,7 +25,11 @@ type session struct {
 	dc    driver.Conn
 	pgx   *stdlib.Conn // dc if it is pgx's, else nil
 	stmts stmtCache
-	bad   bool // must not serve anybody any more
+	bad   bool  // must not serve anybody any more
+	guard Guard // of a flight session, as it turned out when it was opened
+
+	fresh     bool   // has not been reset since it was opened
+	partition string // of the context it was opened with
 
 	// cancelled is set when a query on this session was cancelled. The request
 	// may reach the server late and hit the next query: a 57014 there that
@@ -34,16 +38,31 @@ type session struct {
 }
 
 // sessionConnector opens sessions over the inner connector.
-type sessionConnector struct{ inner driver.Connector }
+type sessionConnector struct {
+	inner     driver.Connector
+	guard     Guard // GuardOff for sessions that may write
+	partition func(context.Context) string
+}
 
 func (sc sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	dc, err := sc.inner.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{dc: dc}
+	s := &session{dc: dc, fresh: true, partition: partitionOf(ctx, sc.partition)}
 	s.pgx, _ = dc.(*stdlib.Conn)
+	if err := s.arm(ctx, sc.guard); err != nil {
+		_ = dc.Close()
+		return nil, err
+	}
 	return s, nil
+}
+
+func partitionOf(ctx context.Context, key func(context.Context) string) string {
+	if key == nil {
+		return ""
+	}
+	return key(ctx)
 }
 
 func (sc sessionConnector) Driver() driver.Driver { return sc.inner.Driver() }
@@ -60,6 +79,7 @@ func (s *session) ResetSession(ctx context.Context) error {
 	if s.bad {
 		return driver.ErrBadConn
 	}
+	s.fresh = false
 	if r, ok := s.dc.(driver.SessionResetter); ok {
 		return r.ResetSession(ctx)
 	}
@@ -352,9 +372,39 @@ type lease struct {
 	sc *sql.Conn
 }
 
-// borrow takes a session from db, or opens one.
-func borrow(ctx context.Context, db *sql.DB) (*lease, error) {
-	sc, err := db.Conn(ctx)
+// pool is a nested sql.DB of sessions.
+type pool struct {
+	*sql.DB
+	partition func(context.Context) string
+}
+
+// borrow takes a session from the pool, or opens one.
+func (p *pool) borrow(ctx context.Context) (*lease, error) {
+	for range 3 {
+		l, err := p.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		// database/sql resets a session before it is used again, with this
+		// context, so that hooks can set it up for that. One that it opened in
+		// the background, because the pool was full, was opened with another.
+		if p.partition == nil || !l.fresh || l.partition == p.partition(ctx) {
+			return l, nil
+		}
+		if err = l.ResetSession(ctx); err == nil {
+			return l, nil
+		}
+		l.bad = true
+		l.release()
+		if !errors.Is(err, driver.ErrBadConn) {
+			return nil, err
+		}
+	}
+	return nil, driver.ErrBadConn
+}
+
+func (p *pool) take(ctx context.Context) (*lease, error) {
+	sc, err := p.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -404,7 +454,7 @@ func (s *session) strayCancel(err error) bool {
 // when another caller needs room. Without that rule a few pinned sessions would
 // starve all writers.
 type sessionPool struct {
-	db  *sql.DB
+	db  *pool
 	cap int // 0: none
 
 	mu     sync.Mutex // guards what follows and conn.parked, conn.evicted; no I/O while it is held
@@ -417,7 +467,7 @@ type sessionPool struct {
 // acquire lends a session.
 func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
 	if p.cap == 0 {
-		return borrow(ctx, p.db)
+		return p.db.borrow(ctx)
 	}
 	p.mu.Lock()
 	var victim *conn
@@ -434,7 +484,7 @@ func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
 		victim.lease.bad = true
 		victim.lease.release()
 	}
-	l, err := borrow(ctx, p.db)
+	l, err := p.db.borrow(ctx)
 	if err != nil {
 		p.unwant()
 		return nil, err

@@ -33,6 +33,9 @@ type Stats struct {
 	// Retries counts flights that ran a second time: their connection failed,
 	// or a cancel request meant for an earlier query hit them.
 	Retries uint64 `json:"retries"`
+	// Refused counts flights whose statement the guard stopped: it would have
+	// written. Its callers ran it themselves, and it is not shared again.
+	Refused uint64 `json:"refused"`
 	// Cancelled counts flights that their last caller left before they landed.
 	Cancelled uint64 `json:"cancelled"`
 	// Panics counts flights whose execution panicked or called runtime.Goexit.
@@ -95,7 +98,7 @@ func (c *Connector) Stats() Stats {
 		}
 	}
 	if c.opened.Load() {
-		s.Retries = c.exec.(*poolExecutor).retries.Load()
+		s.Retries, s.Refused = c.exec.counts()
 		s.Evictions = c.sessions.evictions.Load()
 		s.FlightBackends = c.flights.Stats().OpenConnections
 		s.SessionBackends = c.sessions.db.Stats().OpenConnections

@@ -268,13 +268,17 @@ func TestCompare(t *testing.T) {
 			"", "flight_mode=strict", "flight_mode=join", "flight_mode=off", "flight_max_result=100", "flight_window=1s",
 			"default_query_exec_mode=exec", "default_query_exec_mode=simple_protocol", "default_query_exec_mode=describe_exec",
 			"default_query_exec_mode=cache_describe",
+			"flight_guard=off", "flight_guard=transaction", "flight_guard=transaction&flight_max_result=100",
+			"flight_guard=transaction&default_query_exec_mode=exec", "flight_guard=transaction&default_query_exec_mode=simple_protocol",
 		} {
 			t.Run("params="+params, func(t *testing.T) {
-				native := params
-				if strings.HasPrefix(native, "flight_") {
-					native = ""
+				var native []string // what is pgx's too
+				for _, p := range strings.Split(params, "&") {
+					if !strings.HasPrefix(p, "flight_") {
+						native = append(native, p)
+					}
 				}
-				plain, ours := open(t, "pgx", with(dsn, native)), open(t, "flightpg", with(dsn, params))
+				plain, ours := open(t, "pgx", with(dsn, strings.Join(native, "&"))), open(t, "flightpg", with(dsn, params))
 				for _, tc := range cases {
 					for _, path := range paths {
 						want := path.run(t.Context(), plain, tc.query, tc.args)

@@ -1,0 +1,336 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Guard says how flights are kept from writing, should a statement that writes
+// have been taken for a read. PostgreSQL then refuses the write (SQLSTATE
+// 25006), the statement is remembered as one that bypasses, and every caller
+// runs it on a session of its own.
+type Guard uint8
+
+const (
+	// GuardAuto uses GuardSession on connections that lead to a server, and
+	// GuardTransaction on those that lead to a pooler such as PgBouncer. The
+	// default.
+	GuardAuto Guard = iota
+	// GuardSession makes the flights' sessions read-only, once, when they are
+	// opened. Not behind a pooler that gives a server connection to several
+	// clients: there the setting would leak to others.
+	GuardSession
+	// GuardTransaction runs each flight in a read-only transaction of its own,
+	// which is rolled back: BEGIN, the query and ROLLBACK travel together.
+	GuardTransaction
+	// GuardOff sends reads as they are. What a shared statement does is then
+	// for the rules alone to know.
+	GuardOff
+)
+
+var guardNames = [...]string{GuardAuto: "auto", GuardSession: "session", GuardTransaction: "transaction", GuardOff: "off"}
+
+// String returns the guard's name as in the flight_guard parameter.
+func (g Guard) String() string {
+	if int(g) < len(guardNames) {
+		return guardNames[g]
+	}
+	return fmt.Sprintf("Guard(%d)", uint8(g))
+}
+
+func parseGuard(name string) (Guard, error) {
+	for g, n := range guardNames {
+		if n == name {
+			return Guard(g), nil
+		}
+	}
+	return 0, errRange
+}
+
+// readOnly is the setting that GuardSession sets. PostgreSQL 14 and later
+// report its changes to the client.
+const readOnly = "default_transaction_read_only"
+
+// arm sets up a new flight session's guard. In one round trip it compares the
+// process id that the protocol gave with the one that answers, and sets the
+// session read-only where the two agree: a pooler makes up the former, and what
+// is set behind it stays with a server connection that others will get.
+// (Never as a startup parameter: that breaks target_session_attrs=read-write,
+// and PgBouncer refuses it.)
+func (s *session) arm(ctx context.Context, guard Guard) error {
+	if s.pgx == nil || guard == GuardOff || guard == GuardTransaction {
+		s.guard = guard
+		return nil
+	}
+	pg := s.pgx.Conn().PgConn()
+	direct := "pg_catalog.pg_backend_pid() = " + strconv.FormatUint(uint64(pg.PID()), 10)
+	if guard == GuardSession {
+		direct = "true"
+	}
+	results, err := pg.Exec(ctx, "SELECT CASE WHEN "+direct+" THEN pg_catalog.set_config('"+readOnly+"', 'on', false) ELSE 'pooler' END").ReadAll()
+	if err != nil {
+		return err
+	}
+	switch answer := string(results[0].Rows[0][0]); {
+	case answer == "pooler":
+		s.guard = GuardTransaction
+	case answer != "on" || !s.armed():
+		return fmt.Errorf("flightpg: the server did not make a session read-only (%s = %q): set flight_guard=transaction or flight_guard=off", readOnly, answer)
+	default:
+		s.guard = GuardSession
+	}
+	return nil
+}
+
+// armed reports whether the session is still read-only, as far as the server
+// has told: a function can set and unset what it likes, even a STABLE one.
+func (s *session) armed() bool {
+	status := s.pgx.Conn().PgConn().ParameterStatus(readOnly)
+	return status == "on" || status == "" // before 14 the server does not tell
+}
+
+// refused reports whether err is the server's refusal to write in a read-only
+// transaction.
+func refused(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "25006" // read_only_sql_transaction
+}
+
+// errRefused is the outcome of a flight whose statement the guard has stopped.
+var errRefused = errors.New("flightpg: the statement writes")
+
+// guarded runs a read under the session's guard.
+func (s *session) guarded(ctx context.Context, r *read) (driver.Rows, error) {
+	if s.pgx == nil || s.guard != GuardTransaction {
+		return s.query(ctx, r.via, r.query, r.args)
+	}
+	conn := s.pgx.Conn()
+	mode := conn.Config().DefaultQueryExecMode
+	if mode == pgx.QueryExecModeSimpleProtocol && r.via == viaQuery {
+		return s.queryInTx(ctx, r)
+	}
+	var sd *pgconn.StatementDescription
+	if mode != pgx.QueryExecModeExec || r.via != viaQuery {
+		if sd = r.v.description.Load(); sd == nil {
+			var err error
+			if sd, err = s.describe(ctx, r.query); err != nil {
+				return nil, err
+			}
+			r.v.description.Store(sd)
+		}
+	}
+	rows, err := s.pipeline(ctx, sd, r)
+	if err != nil && sd != nil {
+		r.v.description.Store(nil) // DDL may have changed it
+	}
+	return rows, err
+}
+
+// describe asks for the types of a statement's parameters and columns, once for
+// each text, in a transaction of its own. It goes step by step, with pgx's own
+// Prepare, whose errors are the ones that pgx's users know.
+func (s *session) describe(ctx context.Context, query string) (sd *pgconn.StatementDescription, err error) {
+	end, err := s.beginReadOnly(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	return s.pgx.Conn().PgConn().Prepare(ctx, "", query, nil)
+}
+
+// beginReadOnly opens a read-only transaction, and returns what rolls it back.
+func (s *session) beginReadOnly(ctx context.Context) (end func(), err error) {
+	pg := s.pgx.Conn().PgConn()
+	if _, err := pg.Exec(ctx, "BEGIN READ ONLY").ReadAll(); err != nil {
+		return nil, err
+	}
+	return func() {
+		if !s.dead() {
+			_, _ = pg.Exec(context.WithoutCancel(ctx), "ROLLBACK").ReadAll() // its errors show in the session's state
+		}
+		s.bad = s.bad || !s.idle()
+	}, nil
+}
+
+// pipeline sends BEGIN READ ONLY, the query and ROLLBACK in one write. The Sync
+// between makes the server get to the ROLLBACK after an error too; without it a
+// pooler's only connection would be left in a failed transaction.
+// The statement is unnamed, which is right behind every kind of pooler.
+func (s *session) pipeline(ctx context.Context, sd *pgconn.StatementDescription, r *read) (driver.Rows, error) {
+	conn := s.pgx.Conn()
+	args := make([]any, len(r.args))
+	for i, a := range r.args {
+		args[i] = a.Value
+	}
+	var oids []uint32
+	var formats []int16
+	if sd != nil {
+		if len(sd.ParamOIDs) != len(args) { // as pgx says it
+			return nil, fmt.Errorf("expected %d arguments, got %d", len(sd.ParamOIDs), len(args))
+		}
+		oids = sd.ParamOIDs
+		formats = make([]int16, len(sd.Fields))
+		for i := range formats {
+			formats[i] = binaryResults[sd.Fields[i].DataTypeOID]
+		}
+	}
+	var eqb pgx.ExtendedQueryBuilder
+	if err := eqb.Build(conn.TypeMap(), sd, args); err != nil {
+		return nil, err
+	}
+	p := conn.PgConn().StartPipeline(ctx)
+	p.SendQueryParams("BEGIN READ ONLY", nil, nil, nil, nil)
+	p.SendQueryParams(r.query, eqb.ParamValues, oids, eqb.ParamFormats, formats)
+	rollback(p)
+	rows, err := s.pipelineRows(p)
+	if err != nil {
+		if cerr := s.endPipeline(p); cerr != nil && s.dead() {
+			err = cerr
+		}
+		return nil, err
+	}
+	return rows, nil
+}
+
+func rollback(p *pgconn.Pipeline) {
+	p.SendPipelineSync()
+	p.SendQueryParams("ROLLBACK", nil, nil, nil, nil)
+	p.SendPipelineSync()
+}
+
+// begun sends what the pipeline holds and reads the answer to BEGIN.
+func (s *session) begun(p *pgconn.Pipeline) error {
+	if err := p.Flush(); err != nil {
+		return err
+	}
+	answer, err := p.GetResults()
+	if err != nil {
+		return err
+	}
+	if rr, ok := answer.(*pgconn.ResultReader); ok {
+		_, err = rr.Close()
+	}
+	return err
+}
+
+// pipelineRows reads up to the first row, as stdlib does: errors before it are
+// the query's.
+func (s *session) pipelineRows(p *pgconn.Pipeline) (*pipelineRows, error) {
+	if err := s.begun(p); err != nil {
+		return nil, err
+	}
+	answer, err := p.GetResults()
+	if err != nil {
+		return nil, err
+	}
+	rr, ok := answer.(*pgconn.ResultReader)
+	if !ok {
+		return nil, fmt.Errorf("flightpg: unexpected answer %T to a query", answer)
+	}
+	rows := &pipelineRows{s: s, p: p, rr: rr}
+	if rows.ahead = rr.NextRow(); !rows.ahead {
+		if err := rows.end(); err != nil {
+			return nil, err
+		}
+	}
+	// The field descriptions live in the connection's buffer.
+	fields := append([]pgconn.FieldDescription(nil), rr.FieldDescriptions()...)
+	rows.wireColumns = newWireColumns(s.pgx.Conn().TypeMap(), fields)
+	return rows, nil
+}
+
+// endPipeline reads what is left of the pipeline's answers. The session may be
+// used again only if the server says that no transaction is open.
+func (s *session) endPipeline(p *pgconn.Pipeline) error {
+	err := p.Close()
+	if !s.idle() {
+		s.bad = true
+	}
+	return err
+}
+
+// pipelineRows are the rows of a query that travelled with its transaction.
+type pipelineRows struct {
+	*wireColumns
+	s     *session
+	p     *pgconn.Pipeline
+	rr    *pgconn.ResultReader
+	ahead bool // the reader is at a row that was not given yet
+	ended bool
+	err   error
+}
+
+// Next implements driver.Rows.
+func (r *pipelineRows) Next(dest []driver.Value) error {
+	if !r.ended && !r.ahead {
+		r.ahead = r.rr.NextRow()
+	}
+	if !r.ahead {
+		if err := r.end(); err != nil {
+			return err
+		}
+		return io.EOF
+	}
+	r.ahead = false
+	return r.row(r.rr.Values(), dest)
+}
+
+// end closes the reader, once, and returns the query's error.
+func (r *pipelineRows) end() error {
+	if !r.ended {
+		r.ended, r.ahead = true, false
+		_, r.err = r.rr.Close()
+	}
+	return r.err
+}
+
+// Close implements driver.Rows.
+func (r *pipelineRows) Close() error {
+	err := r.end()
+	if r.p != nil {
+		_ = r.s.endPipeline(r.p) // its errors are the query's, or show in the session's state
+		r.p = nil
+	}
+	return err
+}
+
+// queryInTx is what pipeline does, one step after the other, for pgx's simple
+// protocol, which cannot travel in a pipeline.
+func (s *session) queryInTx(ctx context.Context, r *read) (driver.Rows, error) {
+	end, err := s.beginReadOnly(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.query(ctx, r.via, r.query, r.args)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	return &txRows{passedRows{rows}, end}, nil
+}
+
+// txRows are rows whose transaction ends with them.
+type txRows struct {
+	passedRows
+	end func()
+}
+
+// Next implements driver.Rows.
+func (r *txRows) Next(dest []driver.Value) error { return r.inner.Next(dest) }
+
+// Close implements driver.Rows.
+func (r *txRows) Close() error {
+	err := r.inner.Close()
+	if r.end != nil {
+		r.end()
+		r.end = nil
+	}
+	return err
+}

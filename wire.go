@@ -1,0 +1,182 @@
+package flightpg
+
+import (
+	"database/sql/driver"
+	"fmt"
+	"math"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// What pgx's stdlib does with a result between the wire and database/sql, for
+// the flights that run below stdlib (in a transaction of their own, see
+// guard.go). The rules are stdlib's; TestCompare holds the two together.
+
+// binaryResults are the types that stdlib asks for in binary: those whose
+// driver.Value is not their text.
+var binaryResults = pgx.QueryResultFormatsByOID{
+	pgtype.BoolOID:        pgtype.BinaryFormatCode,
+	pgtype.ByteaOID:       pgtype.BinaryFormatCode,
+	pgtype.CIDOID:         pgtype.BinaryFormatCode,
+	pgtype.DateOID:        pgtype.BinaryFormatCode,
+	pgtype.Float4OID:      pgtype.BinaryFormatCode,
+	pgtype.Float8OID:      pgtype.BinaryFormatCode,
+	pgtype.Int2OID:        pgtype.BinaryFormatCode,
+	pgtype.Int4OID:        pgtype.BinaryFormatCode,
+	pgtype.Int8OID:        pgtype.BinaryFormatCode,
+	pgtype.OIDOID:         pgtype.BinaryFormatCode,
+	pgtype.TimestampOID:   pgtype.BinaryFormatCode,
+	pgtype.TimestamptzOID: pgtype.BinaryFormatCode,
+	pgtype.XIDOID:         pgtype.BinaryFormatCode,
+}
+
+// wireColumns are the columns of a result on the wire. It belongs to the
+// connection whose type map it uses, and serves one goroutine at a time.
+type wireColumns struct {
+	types  *pgtype.Map
+	fields []pgconn.FieldDescription
+	decode []func(src []byte) (driver.Value, error)
+}
+
+func newWireColumns(m *pgtype.Map, fields []pgconn.FieldDescription) *wireColumns {
+	c := &wireColumns{types: m, fields: fields, decode: make([]func([]byte) (driver.Value, error), len(fields))}
+	for i := range fields {
+		c.decode[i] = decoder(m, &fields[i])
+	}
+	return c
+}
+
+// scanInto returns a decoder that scans a T and makes a driver.Value of it.
+func scanInto[T any](m *pgtype.Map, fd *pgconn.FieldDescription, value func(T) (driver.Value, error)) func([]byte) (driver.Value, error) {
+	var d T
+	plan := m.PlanScan(fd.DataTypeOID, fd.Format, &d)
+	return func(src []byte) (driver.Value, error) {
+		d = *new(T) // a []byte must be a new one for each value
+		if err := plan.Scan(src, &d); err != nil {
+			return nil, err
+		}
+		return value(d)
+	}
+}
+
+func same[T any](d T) (driver.Value, error) { return d, nil }
+
+func valueOf[T driver.Valuer](d T) (driver.Value, error) { return d.Value() }
+
+func decoder(m *pgtype.Map, fd *pgconn.FieldDescription) func([]byte) (driver.Value, error) {
+	switch fd.DataTypeOID {
+	case pgtype.BoolOID:
+		return scanInto(m, fd, same[bool])
+	case pgtype.ByteaOID, pgtype.JSONOID, pgtype.JSONBOID, pgtype.XMLOID:
+		return scanInto(m, fd, same[[]byte])
+	case pgtype.CIDOID, pgtype.OIDOID, pgtype.XIDOID:
+		return scanInto(m, fd, valueOf[pgtype.Uint32])
+	case pgtype.DateOID:
+		return scanInto(m, fd, valueOf[pgtype.Date])
+	case pgtype.Float4OID:
+		return scanInto(m, fd, func(d float32) (driver.Value, error) { return float64(d), nil })
+	case pgtype.Float8OID:
+		return scanInto(m, fd, same[float64])
+	case pgtype.Int2OID:
+		return scanInto(m, fd, func(d int16) (driver.Value, error) { return int64(d), nil })
+	case pgtype.Int4OID:
+		return scanInto(m, fd, func(d int32) (driver.Value, error) { return int64(d), nil })
+	case pgtype.Int8OID:
+		return scanInto(m, fd, same[int64])
+	case pgtype.TimestampOID:
+		return scanInto(m, fd, valueOf[pgtype.Timestamp])
+	case pgtype.TimestamptzOID:
+		return scanInto(m, fd, valueOf[pgtype.Timestamptz])
+	default:
+		return scanInto(m, fd, same[string])
+	}
+}
+
+// row decodes one row into dest.
+func (c *wireColumns) row(raw [][]byte, dest []driver.Value) error {
+	for i, src := range raw {
+		if src == nil {
+			dest[i] = nil
+			continue
+		}
+		v, err := c.decode[i](src)
+		if err != nil {
+			return fmt.Errorf("convert field %d failed: %w", i, err)
+		}
+		dest[i] = v
+	}
+	return nil
+}
+
+// Columns implements driver.Rows.
+func (c *wireColumns) Columns() []string {
+	names := make([]string, len(c.fields))
+	for i := range names {
+		names[i] = c.fields[i].Name
+	}
+	return names
+}
+
+// ColumnTypeDatabaseTypeName implements driver.RowsColumnTypeDatabaseTypeName.
+func (c *wireColumns) ColumnTypeDatabaseTypeName(i int) string {
+	oid := c.fields[i].DataTypeOID
+	if t, ok := c.types.TypeForOID(oid); ok {
+		return strings.ToUpper(t.Name)
+	}
+	return strconv.FormatInt(int64(oid), 10)
+}
+
+// lengthWord is the size of a varlena's length, which type modifiers include.
+const lengthWord = 4
+
+// ColumnTypeLength implements driver.RowsColumnTypeLength.
+func (c *wireColumns) ColumnTypeLength(i int) (int64, bool) {
+	fd := &c.fields[i]
+	switch fd.DataTypeOID {
+	case pgtype.TextOID, pgtype.ByteaOID:
+		return math.MaxInt64, true
+	case pgtype.VarcharOID, pgtype.BPCharOID:
+		return int64(fd.TypeModifier - lengthWord), true
+	case pgtype.VarbitOID:
+		return int64(fd.TypeModifier), true
+	}
+	return 0, false
+}
+
+// ColumnTypePrecisionScale implements driver.RowsColumnTypePrecisionScale.
+func (c *wireColumns) ColumnTypePrecisionScale(i int) (precision, scale int64, ok bool) {
+	fd := &c.fields[i]
+	if fd.DataTypeOID != pgtype.NumericOID {
+		return 0, 0, false
+	}
+	mod := fd.TypeModifier - lengthWord
+	return int64(mod >> 16 & 0xffff), int64(mod & 0xffff), true
+}
+
+var scanTypes = map[uint32]reflect.Type{
+	pgtype.Float8OID:      reflect.TypeFor[float64](),
+	pgtype.Float4OID:      reflect.TypeFor[float32](),
+	pgtype.Int8OID:        reflect.TypeFor[int64](),
+	pgtype.Int4OID:        reflect.TypeFor[int32](),
+	pgtype.Int2OID:        reflect.TypeFor[int16](),
+	pgtype.BoolOID:        reflect.TypeFor[bool](),
+	pgtype.NumericOID:     reflect.TypeFor[float64](),
+	pgtype.DateOID:        reflect.TypeFor[time.Time](),
+	pgtype.TimestampOID:   reflect.TypeFor[time.Time](),
+	pgtype.TimestamptzOID: reflect.TypeFor[time.Time](),
+	pgtype.ByteaOID:       reflect.TypeFor[[]byte](),
+}
+
+// ColumnTypeScanType implements driver.RowsColumnTypeScanType.
+func (c *wireColumns) ColumnTypeScanType(i int) reflect.Type {
+	if t, ok := scanTypes[c.fields[i].DataTypeOID]; ok {
+		return t
+	}
+	return reflect.TypeFor[string]()
+}
