@@ -101,8 +101,8 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 		return mode, ReasonSession
 	case v.reason != ReasonNone:
 		return mode, v.reason
-	case cn.c.off != ReasonNone:
-		return mode, cn.c.off
+	case cn.c.off.Load() != uint32(ReasonNone):
+		return mode, Reason(cn.c.off.Load())
 	case v.refused.Load():
 		return mode, ReasonRefused
 	case cn.c.cfg.MaxResult < 0, v.avoided():

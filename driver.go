@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,7 +193,7 @@ func (cfg Config) withDefaults() (Config, error) {
 type Connector struct {
 	cfg      Config
 	driver   *Driver
-	off      Reason // not ReasonNone: nothing is shared
+	off      atomic.Uint32 // a Reason; not ReasonNone: nothing is shared
 	viaStmt  byte   // how prepared statements run: viaQuery where pgx makes no difference
 	epoch    *flight.Epoch
 	table    *flight.Table[*result]
@@ -243,16 +244,24 @@ func NewConnector(dsn string, cfg Config) (*Connector, error) {
 		return nil, err
 	}
 	if (cfg.BeforeConnect != nil || cfg.ResetSession != nil) && cfg.PartitionKey == nil {
-		c.off = ReasonHooks
+		c.turnOff(ReasonHooks)
 	}
+	c.learn(pc)
+	return c, nil
+}
+
+// learn takes from pgx's config what sharing depends on.
+func (c *Connector) learn(pc *pgx.ConnConfig) {
 	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
 		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
 	}
-	if severalHosts(&pc.Config) && !primaryOnly(&pc.Config) {
-		c.off = ReasonSeveralHosts
+	if len(hosts(&pc.Config)) > 1 && !primaryOnly(&pc.Config) {
+		c.turnOff(ReasonSeveralHosts)
 	}
-	return c, nil
 }
+
+// turnOff ends sharing. The first reason stays.
+func (c *Connector) turnOff(why Reason) { c.off.CompareAndSwap(uint32(ReasonNone), uint32(why)) }
 
 // hooks returns the config's hooks as pgx takes them.
 func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
@@ -268,13 +277,51 @@ func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
 	return opts
 }
 
-// Wrap makes a connector over another one, of any driver. pgx's own gives the
-// most: with other drivers nothing can be learned from the protocol.
+// Wrap makes a connector over another one, of any driver. pgx's own
+// (stdlib.GetConnector) gives the most: its config names the database, its
+// hooks are seen, and flights are guarded. With other drivers only the text of a
+// statement decides whether it is shared. The hooks in cfg are not used.
 func Wrap(inner driver.Connector, cfg Config) (*Connector, error) {
 	if inner == nil {
 		return nil, errors.New("flightpg: Wrap needs a driver.Connector, not nil")
 	}
-	return newConnector(inner, inner, cfg)
+	pc, hooks := insidePgx(inner)
+	if pc != nil {
+		cfg.Database = databaseName(&pc.Config)
+	}
+	c, err := newConnector(inner, inner, cfg)
+	if err != nil || pc == nil {
+		return c, err
+	}
+	c.learn(pc)
+	if hooks && cfg.PartitionKey == nil {
+		c.turnOff(ReasonHooks)
+	}
+	return c, nil
+}
+
+// insidePgx returns the config of a connector made by stdlib.GetConnector, nil
+// for any other, and whether it has hooks that may set up sessions from the
+// context. stdlib gives no other way to ask than to look: its connector is a
+// struct with exported fields, whose hooks are functions of its own by default.
+func insidePgx(inner driver.Connector) (pc *pgx.ConnConfig, hooks bool) {
+	v := reflect.ValueOf(inner)
+	if v.Kind() != reflect.Struct || v.Type().PkgPath() != reflect.TypeFor[stdlib.Conn]().PkgPath() {
+		return nil, false
+	}
+	f := v.FieldByName("ConnConfig")
+	if !f.IsValid() || f.Type() != reflect.TypeFor[pgx.ConnConfig]() {
+		return nil, false
+	}
+	config := f.Interface().(pgx.ConnConfig)
+	for _, name := range []string{"BeforeConnect", "ResetSession"} {
+		hook := v.FieldByName(name)
+		if !hook.IsValid() || hook.Kind() != reflect.Func {
+			return &config, true // not the connector we know: be careful
+		}
+		hooks = hooks || !strings.HasPrefix(runtime.FuncForPC(hook.Pointer()).Name(), v.Type().PkgPath()+".GetConnector.")
+	}
+	return &config, hooks
 }
 
 func newConnector(flights, sessions driver.Connector, cfg Config) (*Connector, error) {
@@ -330,17 +377,17 @@ func (c *Connector) Connect(context.Context) (driver.Conn, error) {
 }
 
 func (c *Connector) openPools() {
-	open := func(inner driver.Connector, guard Guard, limit int) *pool {
-		db := sql.OpenDB(sessionConnector{inner, guard, c.cfg.PartitionKey})
+	open := func(inner driver.Connector, flights bool, limit int) *pool {
+		db := sql.OpenDB(sessionConnector{inner, flights, c.cfg.Guard, c.cfg.PartitionKey})
 		db.SetMaxOpenConns(limit)
 		db.SetMaxIdleConns(c.cfg.MaxIdle)
 		db.SetConnMaxIdleTime(max(c.cfg.MaxIdleTime, 0))
 		db.SetConnMaxLifetime(c.cfg.MaxLifetime)
 		return &pool{db, c.cfg.PartitionKey}
 	}
-	c.flights = open(c.flightInner, c.cfg.Guard, c.cfg.FlightConns)
-	c.sessions = &sessionPool{db: open(c.sessionInner, GuardOff, c.cfg.SessionConns), cap: c.cfg.SessionConns}
-	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt}
+	c.flights = open(c.flightInner, true, c.cfg.FlightConns)
+	c.sessions = &sessionPool{db: open(c.sessionInner, false, c.cfg.SessionConns), cap: c.cfg.SessionConns}
+	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff}
 	c.opened.Store(true)
 }
 
@@ -466,8 +513,6 @@ func hosts(pc *pgconn.Config) []string {
 	}
 	return hs
 }
-
-func severalHosts(pc *pgconn.Config) bool { return len(hosts(pc)) > 1 }
 
 // primaryOnly reports whether target_session_attrs makes sure that every
 // session goes to the one server that takes writes. pgx keeps the parameter as

@@ -171,8 +171,8 @@ func TestConnector_Hosts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.off != tc.want {
-			t.Errorf("%s: %v; want %v", tc.dsn, c.off, tc.want)
+		if got := Reason(c.off.Load()); got != tc.want {
+			t.Errorf("%s: %v; want %v", tc.dsn, got, tc.want)
 		}
 	}
 	a, _ := NewConnector("host=a dbname=x", Config{})

@@ -29,6 +29,12 @@ type executor interface {
 	execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error)
 }
 
+// bypassError is the outcome of a flight whose callers must run the read
+// themselves, for that Reason.
+type bypassError Reason
+
+func (e bypassError) Error() string { return "flightpg: not shared: " + Reason(e).String() }
+
 // launch is the flight.Runner of one read.
 type launch struct {
 	c *Connector
@@ -64,7 +70,8 @@ type poolExecutor struct {
 	db        *pool // of flight sessions
 	budget    *budget
 	maxResult int64
-	prepared  bool // database/sql's statements run as prepared ones
+	prepared  bool         // database/sql's statements run as prepared ones
+	off       func(Reason) // ends all sharing
 
 	retries atomic.Uint64
 	refused atomic.Uint64
@@ -76,6 +83,14 @@ func (e *poolExecutor) counts() (retries, refused uint64) { return e.retries.Loa
 const maxPings = 64
 
 func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error) {
+	res, err := e.fly(ctx, r, dispatch, takeCancel)
+	if why, ok := err.(bypassError); ok && Reason(why) != ReasonRefused {
+		e.off(Reason(why)) // a matter of the server, not of the statement
+	}
+	return res, err
+}
+
+func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error) {
 	l, err := e.db.borrow(ctx)
 	if err != nil {
 		return nil, err
@@ -105,7 +120,8 @@ func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() boo
 			l.bad, stopped = true, stopped || failure != nil
 			r.v.refuse() // it turned the guard off: never again on a flight
 		}
-		retry := !again && ctx.Err() == nil && (lost || l.strayCancel(failure))
+		_, passed := failure.(bypassError)
+		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure))
 		l.cancelled = ctx.Err() != nil
 		l.release()
 		if !retry && !stopped {
@@ -117,7 +133,7 @@ func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() boo
 		if stopped {
 			r.v.refuse()
 			e.refused.Add(1)
-			return nil, errRefused
+			return nil, bypassError(ReasonRefused)
 		}
 		// It was a read and nobody has seen a row: run it once more, on a
 		// connection that answers.
@@ -184,8 +200,8 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r read) (*result, Reason
 		f.Launch(ctx, &launch{c: c, r: r})
 	}
 	res, err := f.Wait(ctx)
-	if err == errRefused {
-		return nil, ReasonRefused, nil
+	if why, ok := err.(bypassError); ok {
+		return nil, Reason(why), nil
 	}
 	if err != nil {
 		return nil, ReasonNone, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -65,6 +66,9 @@ const readOnly = "default_transaction_read_only"
 // (Never as a startup parameter: that breaks target_session_attrs=read-write,
 // and PgBouncer refuses it.)
 func (s *session) arm(ctx context.Context, guard Guard) error {
+	if s.pgx != nil && !s.scannable() {
+		return bypassError(ReasonSettings)
+	}
 	if s.pgx == nil || guard == GuardOff || guard == GuardTransaction {
 		s.guard = guard
 		return nil
@@ -89,6 +93,23 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 	return nil
 }
 
+// scannable reports whether the session reads SQL text as the text rules do, by
+// the settings that the server reports to every client: backslashes mean nothing
+// in plain strings, and no ASCII byte is part of another character.
+func (s *session) scannable() bool {
+	pg := s.pgx.Conn().PgConn()
+	if v := pg.ParameterStatus("standard_conforming_strings"); v != "on" && v != "" {
+		return false
+	}
+	encoding := pg.ParameterStatus("client_encoding")
+	for _, safe := range []string{"UTF8", "SQL_ASCII", "LATIN", "ISO_8859", "WIN", "KOI8", "EUC_"} {
+		if strings.HasPrefix(encoding, safe) {
+			return true
+		}
+	}
+	return encoding == ""
+}
+
 // armed reports whether the session is still read-only, as far as the server
 // has told: a function can set and unset what it likes, even a STABLE one.
 func (s *session) armed() bool {
@@ -103,8 +124,16 @@ func refused(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "25006" // read_only_sql_transaction
 }
 
-// errRefused is the outcome of a flight whose statement the guard has stopped.
-var errRefused = errors.New("flightpg: the statement writes")
+// noTransaction turns the refusal of BEGIN by a pooler that gives a server
+// connection to a client for one statement only (PgBouncer's pool_mode=statement)
+// into a bypass: there is no guard to be had.
+func noTransaction(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "08P01" { // protocol_violation
+		return bypassError(ReasonNoGuard)
+	}
+	return err
+}
 
 // guarded runs a read under the session's guard.
 func (s *session) guarded(ctx context.Context, r *read) (driver.Rows, error) {
@@ -149,7 +178,7 @@ func (s *session) describe(ctx context.Context, query string) (sd *pgconn.Statem
 func (s *session) beginReadOnly(ctx context.Context) (end func(), err error) {
 	pg := s.pgx.Conn().PgConn()
 	if _, err := pg.Exec(ctx, "BEGIN READ ONLY").ReadAll(); err != nil {
-		return nil, err
+		return nil, noTransaction(err)
 	}
 	return func() {
 		if !s.dead() {
@@ -191,9 +220,7 @@ func (s *session) pipeline(ctx context.Context, sd *pgconn.StatementDescription,
 	rollback(p)
 	rows, err := s.pipelineRows(p)
 	if err != nil {
-		if cerr := s.endPipeline(p); cerr != nil && s.dead() {
-			err = cerr
-		}
+		_ = s.endPipeline(p) // the first error is the one that tells
 		return nil, err
 	}
 	return rows, nil
@@ -211,13 +238,10 @@ func (s *session) begun(p *pgconn.Pipeline) error {
 		return err
 	}
 	answer, err := p.GetResults()
-	if err != nil {
-		return err
-	}
-	if rr, ok := answer.(*pgconn.ResultReader); ok {
+	if rr, ok := answer.(*pgconn.ResultReader); ok && err == nil {
 		_, err = rr.Close()
 	}
-	return err
+	return noTransaction(err)
 }
 
 // pipelineRows reads up to the first row, as stdlib does: errors before it are

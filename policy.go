@@ -98,6 +98,12 @@ const (
 	// ReasonHooks: hooks set sessions up from the context, and no
 	// Config.PartitionKey says which contexts are alike.
 	ReasonHooks
+	// ReasonSettings: standard_conforming_strings is off, or client_encoding is
+	// one in which ASCII bytes are parts of other characters.
+	ReasonSettings
+	// ReasonNoGuard: the pooler before the server refuses transactions, so that
+	// flights cannot be kept from writing.
+	ReasonNoGuard
 	// ReasonTransaction: in a transaction a read sees the transaction's own
 	// writes and snapshot.
 	ReasonTransaction
@@ -170,6 +176,8 @@ var reasonNames = [reasonCount]string{
 	ReasonModeOff:           "mode-off",
 	ReasonSeveralHosts:      "several-hosts",
 	ReasonHooks:             "hooks",
+	ReasonSettings:          "settings",
+	ReasonNoGuard:           "no-guard",
 	ReasonTransaction:       "transaction",
 	ReasonSession:           "session",
 	ReasonSyntax:            "syntax",

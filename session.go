@@ -40,7 +40,8 @@ type session struct {
 // sessionConnector opens sessions over the inner connector.
 type sessionConnector struct {
 	inner     driver.Connector
-	guard     Guard // GuardOff for sessions that may write
+	flights   bool  // the sessions are for flights, and get a guard
+	guard     Guard
 	partition func(context.Context) string
 }
 
@@ -51,9 +52,11 @@ func (sc sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	s := &session{dc: dc, fresh: true, partition: partitionOf(ctx, sc.partition)}
 	s.pgx, _ = dc.(*stdlib.Conn)
-	if err := s.arm(ctx, sc.guard); err != nil {
-		_ = dc.Close()
-		return nil, err
+	if sc.flights {
+		if err := s.arm(ctx, sc.guard); err != nil {
+			_ = dc.Close()
+			return nil, err
+		}
 	}
 	return s, nil
 }
