@@ -95,9 +95,9 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 	switch {
 	case mode == ModeOff:
 		return mode, ReasonModeOff
-	case cn.tx != nil:
+	case cn.tx != nil && !cn.c.noSessionLayer:
 		return mode, ReasonTransaction
-	case cn.lease != nil:
+	case cn.lease != nil && !cn.c.noSessionLayer:
 		return mode, ReasonSession
 	case v.reason != ReasonNone:
 		return mode, v.reason

@@ -194,12 +194,14 @@ type Connector struct {
 	cfg      Config
 	driver   *Driver
 	off      atomic.Uint32 // a Reason; not ReasonNone: nothing is shared
-	viaStmt  byte   // how prepared statements run: viaQuery where pgx makes no difference
+	viaStmt  byte          // how prepared statements run: viaQuery where pgx makes no difference
 	epoch    *flight.Epoch
 	table    *flight.Table[*result]
 	verdicts *verdictCache
 	budget   budget
 	stats    counters
+
+	noSessionLayer bool // for a test that must fail without it
 
 	flightInner, sessionInner driver.Connector
 

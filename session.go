@@ -40,7 +40,7 @@ type session struct {
 // sessionConnector opens sessions over the inner connector.
 type sessionConnector struct {
 	inner     driver.Connector
-	flights   bool  // the sessions are for flights, and get a guard
+	flights   bool // the sessions are for flights, and get a guard
 	guard     Guard
 	partition func(context.Context) string
 }
