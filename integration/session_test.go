@@ -1,0 +1,160 @@
+package integration
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/flightpg/flightpg"
+)
+
+// TestSessionState changes the state of one caller's session in every way that
+// PostgreSQL has. That caller's reads must see it, on its connection, and no
+// other caller's may: flights run on sessions where nothing but reads ran.
+func TestSessionState(t *testing.T) {
+	ctx := context.Background()
+	exec := func(queries ...string) func(*testing.T, *sql.Conn) {
+		return func(t *testing.T, c *sql.Conn) {
+			t.Helper()
+			for _, q := range queries {
+				if _, err := c.ExecContext(ctx, q); err != nil {
+					t.Fatalf("%s: %v", q, err)
+				}
+			}
+		}
+	}
+	inTx := func(queries ...string) func(*testing.T, *sql.Conn) {
+		return func(t *testing.T, c *sql.Conn) {
+			t.Helper()
+			tx, err := c.BeginTx(ctx, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Rollback()
+			for _, q := range queries {
+				if _, err := tx.ExecContext(ctx, q); err != nil {
+					t.Fatalf("%s: %v", q, err)
+				}
+			}
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	query := func(q string) func(*testing.T, *sql.Conn) {
+		return func(t *testing.T, c *sql.Conn) {
+			t.Helper()
+			rows, err := c.QueryContext(ctx, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rows.Close()
+			for rows.Next() {
+			}
+			if rows.Err() != nil {
+				t.Fatal(rows.Err())
+			}
+		}
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(*testing.T, *sql.Conn)
+		read   string
+		own    string // what the caller itself must see
+		others string // what everybody else must see
+	}{
+		{"SET", exec("SET search_path = other"), "SELECT v FROM pathed", "other", "public"},
+		{"SetConfigQuery", query("SELECT set_config('search_path', 'other', false)"), "SELECT v FROM pathed", "other", "public"},
+		{"SetConfigPrepared", func(t *testing.T, c *sql.Conn) {
+			st, err := c.PrepareContext(ctx, "SELECT set_config('search_path', $1, false)")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer st.Close()
+			var s string
+			if err := st.QueryRowContext(ctx, "other").Scan(&s); err != nil {
+				t.Fatal(err)
+			}
+		}, "SELECT v FROM pathed", "other", "public"},
+		{"SetInTransaction", inTx("SET search_path = other"), "SELECT v FROM pathed", "other", "public"},
+		{"SetLocalEndsWithIt", inTx("SET LOCAL search_path = other"), "SELECT v FROM pathed", "public", "public"},
+		{"SetRole", exec("SET ROLE session_test"), "SELECT current_user = 'session_test'", "true", "false"},
+		{"TimeZone", exec("SET timezone = 'Asia/Tokyo'"), "SELECT '2026-01-01 00:00:00+00'::timestamptz::text", "2026-01-01 09:00:00+09", "2026-01-01 00:00:00+00"},
+		{"DateStyle", exec("SET datestyle = 'German'"), "SELECT '2026-01-02'::date::text", "02.01.2026", "2026-01-02"},
+		{"TriggerOfPlainInsert", exec("INSERT INTO switcher VALUES ('other')"), "SELECT v FROM pathed", "other", "public"},
+		{"TriggerByReturning", query("INSERT INTO switcher VALUES ('other') RETURNING v"), "SELECT v FROM pathed", "other", "public"},
+		{"TempTableShadows", exec("CREATE TEMP TABLE pathed AS SELECT 'temp' AS v"), "SELECT v FROM pathed", "temp", "public"},
+		{"VolatileFunctionMakesTempTable", query("SELECT mk_temp()"), "SELECT v FROM pathed", "temp", "public"},
+		{"DoMakesTempTable", exec("DO $$ BEGIN PERFORM mk_temp(); END $$"), "SELECT v FROM pathed", "temp", "public"},
+		{"SeveralStatements", exec("SELECT 1; SET search_path = other"), "SELECT v FROM pathed", "other", "public"},
+		{"DiscardAfterSet", exec("SET search_path = other", "DISCARD ALL"), "SELECT v FROM pathed", "public", "public"},
+		{"Raw", func(t *testing.T, c *sql.Conn) {
+			err := c.Raw(func(dc any) error {
+				_, err := dc.(interface{ Conn() *pgx.Conn }).Conn().Exec(ctx, "SET search_path = other")
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, "SELECT v FROM pathed", "other", "public"},
+		{"Listen", exec("LISTEN here"), "SELECT count(*) FROM pg_listening_channels()", "1", "0"},
+		{"Prepare", exec("PREPARE p AS SELECT 1"), "SELECT count(*) FROM pg_prepared_statements WHERE name = 'p'", "1", "0"},
+		{"AdvisoryLock", query("SELECT pg_advisory_lock(42)"),
+			"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND pid = pg_backend_pid()", "1", "0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			forEachServer(t, func(t *testing.T, dsn string) {
+				admin := connect(t, dsn)
+				if _, err := admin.Exec(ctx, sessionSchema); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { // a role belongs to the server
+					if _, err := connect(t, dsn).Exec(ctx, "DROP ROLE IF EXISTS session_test"); err != nil {
+						t.Error(err)
+					}
+				})
+				db := open(t, "flightpg", with(dsn, "timezone=UTC"))
+				c, err := db.Conn(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				tc.change(t, c)
+				var got string
+				if err := c.QueryRowContext(ctx, tc.read).Scan(&got); err != nil || got != tc.own {
+					t.Errorf("the caller itself reads %q, %v; want %q", got, err, tc.own)
+				}
+				if s := flightpg.ReadStats(db); s.Flights != 0 && !strings.Contains(tc.name, "Prepared") {
+					t.Errorf("Stats = %+v; want no flight on behalf of the changed session", s)
+				}
+				var wg sync.WaitGroup
+				for range 20 {
+					wg.Go(func() {
+						var got string
+						if err := db.QueryRowContext(ctx, tc.read).Scan(&got); err != nil || got != tc.others {
+							t.Errorf("another caller reads %q, %v; want %q", got, err, tc.others)
+						}
+					})
+				}
+				wg.Wait()
+			})
+		})
+	}
+}
+
+const sessionSchema = `
+CREATE SCHEMA other;
+CREATE TABLE pathed AS SELECT 'public' AS v;
+CREATE TABLE other.pathed AS SELECT 'other' AS v;
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'session_test') THEN CREATE ROLE session_test; END IF; END $$;
+CREATE TABLE switcher (v text);
+CREATE FUNCTION switch() RETURNS trigger LANGUAGE plpgsql AS
+	$$ BEGIN PERFORM set_config('search_path', NEW.v, false); RETURN NEW; END $$;
+CREATE TRIGGER switch BEFORE INSERT ON switcher FOR EACH ROW EXECUTE FUNCTION switch();
+CREATE FUNCTION mk_temp() RETURNS int LANGUAGE plpgsql AS
+	$$ BEGIN CREATE TEMP TABLE pathed AS SELECT 'temp' AS v; RETURN 1; END $$;
+`
