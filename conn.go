@@ -6,8 +6,6 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/flightpg/flightpg/internal/flight"
 )
 
 // conn is a virtual connection: what database/sql takes for a connection. It
@@ -28,6 +26,7 @@ type conn struct {
 	c      *Connector
 	lease  *lease // nil: detached
 	pinned bool
+	closes bool // its session is not to serve others, but nobody counts on its state
 	broken bool
 	tx     *tx
 	raw    bool // its *pgx.Conn is in the user's hands, and the epoch held
@@ -67,7 +66,7 @@ func (cn *conn) attach(ctx context.Context) error {
 func (cn *conn) detach(bad bool) {
 	if cn.raw {
 		cn.raw = false
-		cn.c.epoch.Release()
+		cn.c.db.Release()
 	}
 	if cn.lease == nil {
 		return
@@ -76,7 +75,26 @@ func (cn *conn) detach(bad bool) {
 		cn.lease.bad = cn.lease.bad || bad
 		cn.c.sessions.release(cn.lease)
 	}
-	cn.lease, cn.pinned = nil, false
+	cn.lease, cn.pinned, cn.closes = nil, false, false
+}
+
+// begins notes what a statement that is about to run may do to the session.
+func (cn *conn) begins(v *verdict) {
+	cn.pinned = cn.pinned || v.effects&effectPins != 0
+	cn.closes = cn.closes || v.effects&effectCloses != 0
+}
+
+// wrote notes that a statement that is not known to be a read has ended, or
+// failed, on the server: readers must see what it did. In a transaction they
+// do when that ends.
+func (cn *conn) wrote(v *verdict) {
+	if cn.tx != nil {
+		cn.tx.wrote = true
+		cn.tx.effects |= v.effects
+	}
+	if cn.tx == nil || cn.lease.idle() {
+		cn.c.changed(v.effects)
+	}
 }
 
 // ran notes what err, from the session, says about the session.
@@ -117,8 +135,15 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if cn.broken {
 		return nil, driver.ErrBadConn
 	}
-	v := cn.c.verdicts.get(query)
+	v := cn.c.verdicts.get(query, cn.c.peek())
 	mode, why := cn.bypass(ctx, v)
+	if v.wants && why == v.reason {
+		v = cn.c.verdicts.get(query, cn.c.catalog(ctx))
+		mode, why = cn.bypass(ctx, v)
+	}
+	if v.judged.Stale && why == v.reason {
+		cn.c.catalogs.unknown(v.set)
+	}
 	if why == ReasonNone {
 		var res *result
 		var err error
@@ -134,31 +159,21 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if err := cn.attach(ctx); err != nil {
 		return nil, err
 	}
-	if !v.leavesSession() {
-		cn.pinned = true
-	}
+	cn.begins(v)
 	rows, err := cn.lease.query(ctx, via, query, args)
 	cn.ran(err)
 	switch {
 	case !v.writes():
 		return rows, err
-	case cn.inTx() && v.leavesSession():
-		cn.tx.wrote = true
-		return rows, err
 	case err != nil:
-		cn.c.epoch.Raise() // nobody knows what it did before it failed
+		cn.wrote(v) // nobody knows what it did before it failed
 		return nil, err
-	}
-	if cn.tx != nil {
+	case cn.tx != nil && v.leavesSession():
 		cn.tx.wrote = true
+		return rows, nil
 	}
-	return &fencedRows{passedRows{rows}, cn.c.epoch}, nil
+	return &fencedRows{passedRows{rows}, cn, v}, nil
 }
-
-// inTx reports whether the connection is in a transaction of database/sql that
-// will tell when it ends. Text can end a transaction too (COMMIT in a string of
-// statements): PostgreSQL's word counts, not the text's.
-func (cn *conn) inTx() bool { return cn.tx != nil && !cn.lease.idle() }
 
 // QueryContext implements driver.QueryerContext.
 func (cn *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
@@ -172,17 +187,11 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	if err := cn.attach(ctx); err != nil {
 		return nil, err
 	}
-	v := cn.c.verdicts.get(query)
-	if !v.leavesSession() {
-		cn.pinned = true
-	}
+	v := cn.c.verdicts.get(query, cn.c.peek())
+	cn.begins(v)
 	res, err := cn.lease.exec(ctx, via, query, args)
 	cn.ran(err)
-	if cn.inTx() {
-		cn.tx.wrote = true
-	} else {
-		cn.c.epoch.Raise()
-	}
+	cn.wrote(v)
 	return res, err
 }
 
@@ -251,7 +260,7 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 func (cn *conn) IsValid() bool {
 	if cn.raw {
 		cn.raw = false
-		cn.c.epoch.Release()
+		cn.c.db.Release()
 	}
 	switch {
 	case cn.broken:
@@ -259,7 +268,7 @@ func (cn *conn) IsValid() bool {
 	case cn.lease == nil:
 		return true
 	case !cn.pinned:
-		cn.detach(false)
+		cn.detach(cn.closes)
 		return true
 	case !cn.lease.IsValid(), !cn.c.sessions.park(cn):
 		cn.broken = true
@@ -273,7 +282,7 @@ func (cn *conn) IsValid() bool {
 func (cn *conn) Close() error {
 	cn.broken = true
 	if cn.tx != nil && cn.tx.wrote {
-		cn.c.epoch.Raise()
+		cn.c.changed(cn.tx.effects)
 	}
 	cn.detach(true)
 	return nil
@@ -297,16 +306,17 @@ func (cn *conn) Conn() *pgx.Conn {
 	cn.pinned = true
 	if !cn.raw {
 		cn.raw = true
-		cn.c.epoch.Hold()
+		cn.c.db.Hold()
 	}
 	return cn.lease.pgx.Conn()
 }
 
 // tx is a transaction on the connection's session.
 type tx struct {
-	cn    *conn
-	inner driver.Tx
-	wrote bool
+	cn      *conn
+	inner   driver.Tx
+	wrote   bool
+	effects effect // of the statements in it
 }
 
 // Commit implements driver.Tx.
@@ -329,7 +339,7 @@ func (t *tx) Rollback() error {
 func (t *tx) end(err error) error {
 	t.cn.tx = nil
 	if t.wrote {
-		t.cn.c.epoch.Raise()
+		t.cn.c.changed(t.effects)
 	}
 	t.cn.ran(err)
 	return err
@@ -340,20 +350,21 @@ func (t *tx) end(err error) error {
 // an error and when they are closed, whatever the caller gets to.
 type fencedRows struct {
 	passedRows
-	epoch *flight.Epoch
+	cn *conn
+	v  *verdict
 }
 
 // Next implements driver.Rows.
 func (r *fencedRows) Next(dest []driver.Value) error {
 	err := r.inner.Next(dest)
 	if err != nil {
-		r.epoch.Raise()
+		r.cn.wrote(r.v)
 	}
 	return err
 }
 
 // Close implements driver.Rows.
 func (r *fencedRows) Close() error {
-	defer r.epoch.Raise()
+	defer r.cn.wrote(r.v)
 	return r.inner.Close()
 }

@@ -95,6 +95,17 @@ type Config struct {
 	// flight_guard=auto|session|transaction|off.
 	Guard Guard
 
+	// CatalogTTL is how old the picture of the database's catalog may become.
+	// It is also loaded again after DDL through this process; this is for the
+	// DDL of others. 0 means 5 minutes; negative: no limit. DSN:
+	// flight_catalog_ttl.
+	CatalogTTL time.Duration
+
+	// RLS lets reads of tables with row-level security be shared: it says that
+	// every session of this connector (and partition) has the same identity and
+	// the same settings that policies ask for. DSN: flight_rls=on|off.
+	RLS bool
+
 	// PartitionKey says which callers are alike: reads of different partitions
 	// never share. It is called with each call's context, and must be quick
 	// and safe for concurrent use. Give it where hooks set up sessions from
@@ -178,6 +189,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Memory == 0 {
 		cfg.Memory = 64 << 20
 	}
+	if cfg.CatalogTTL == 0 {
+		cfg.CatalogTTL = 5 * time.Minute
+	}
 	if cfg.MaxIdle == 0 {
 		cfg.MaxIdle = 64
 	}
@@ -195,9 +209,10 @@ type Connector struct {
 	driver   *Driver
 	off      atomic.Uint32 // a Reason; not ReasonNone: nothing is shared
 	viaStmt  byte          // how prepared statements run: viaQuery where pgx makes no difference
-	epoch    *flight.Epoch
+	db       *database
 	table    *flight.Table[*result]
 	verdicts *verdictCache
+	catalogs *catalogs // nil: there is none to be had
 	budget   budget
 	stats    counters
 
@@ -231,7 +246,7 @@ func NewConnector(dsn string, cfg Config) (*Connector, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newConnector(inner, inner, cfg)
+		return newConnector(inner, inner, cfg, true)
 	}
 	pc, err := pgx.ParseConfig(rest)
 	if err != nil {
@@ -241,7 +256,7 @@ func NewConnector(dsn string, cfg Config) (*Connector, error) {
 	fc := pc.Copy()
 	fc.BuildContextWatcherHandler = cancelRequest
 	hooks := cfg.hooks()
-	c, err := newConnector(stdlib.GetConnector(*fc, hooks...), stdlib.GetConnector(*pc, hooks...), cfg)
+	c, err := newConnector(stdlib.GetConnector(*fc, hooks...), stdlib.GetConnector(*pc, hooks...), cfg, true)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +306,7 @@ func Wrap(inner driver.Connector, cfg Config) (*Connector, error) {
 	if pc != nil {
 		cfg.Database = databaseName(&pc.Config)
 	}
-	c, err := newConnector(inner, inner, cfg)
+	c, err := newConnector(inner, inner, cfg, pc != nil)
 	if err != nil || pc == nil {
 		return c, err
 	}
@@ -326,7 +341,9 @@ func insidePgx(inner driver.Connector) (pc *pgx.ConnConfig, hooks bool) {
 	return &config, hooks
 }
 
-func newConnector(flights, sessions driver.Connector, cfg Config) (*Connector, error) {
+// newConnector makes a connector over two inner ones. pgx: they are pgx's, and
+// the catalog can be asked.
+func newConnector(flights, sessions driver.Connector, cfg Config, pgx bool) (*Connector, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -334,14 +351,17 @@ func newConnector(flights, sessions driver.Connector, cfg Config) (*Connector, e
 	c := &Connector{
 		cfg:          cfg,
 		viaStmt:      viaStmt,
-		epoch:        epochOf(cfg.Database),
-		verdicts:     newVerdictCache(cfg.IgnoreComments),
+		db:           databaseOf(cfg.Database),
+		verdicts:     newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: !pgx}),
 		budget:       budget{limit: cfg.Memory},
 		flightInner:  flights,
 		sessionInner: sessions,
 	}
 	c.driver = &Driver{c: c}
-	c.table = flight.New[*result](c.epoch, flight.Options{Width: cfg.Width, Window: cfg.Window})
+	if pgx {
+		c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog}
+	}
+	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window})
 	return c, nil
 }
 
@@ -417,7 +437,7 @@ func Fence(db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	c.epoch.Raise()
+	c.db.Raise()
 	return nil
 }
 
@@ -442,7 +462,7 @@ func Forget(_ context.Context, db *sql.DB, query string, args ...any) error {
 		if why != ReasonNone {
 			return fmt.Errorf("flightpg: no flight to forget: the arguments are never shared (%v)", why)
 		}
-		c.table.Forget(flight.Key{Text: c.verdicts.get(query).keyed, Args: key})
+		c.table.Forget(flight.Key{Text: c.verdicts.get(query, c.peek()).keyed, Args: key})
 	}
 	return nil
 }
@@ -466,26 +486,26 @@ func cancelRequest(pg *pgconn.PgConn) ctxwatch.Handler {
 	}
 }
 
-// epochs are the epochs of this process, by database. They are never removed:
-// a fence that is forgotten would be a stale read, a number costs nothing.
-var epochs = struct {
+// databases are the databases of this process. They are never removed: a fence
+// that is forgotten would be a stale read, a few words cost nothing.
+var databases = struct {
 	mu sync.Mutex // guards m
-	m  map[string]*flight.Epoch
-}{m: make(map[string]*flight.Epoch)}
+	m  map[string]*database
+}{m: make(map[string]*database)}
 
-// epochOf returns the epoch that all connectors to a database share.
-func epochOf(database string) *flight.Epoch {
-	if database == "" {
-		return new(flight.Epoch)
+// databaseOf returns what all connectors to a database share.
+func databaseOf(name string) *database {
+	if name == "" {
+		return new(database)
 	}
-	epochs.mu.Lock()
-	defer epochs.mu.Unlock()
-	e := epochs.m[database]
-	if e == nil {
-		e = new(flight.Epoch)
-		epochs.m[database] = e
+	databases.mu.Lock()
+	defer databases.mu.Unlock()
+	d := databases.m[name]
+	if d == nil {
+		d = new(database)
+		databases.m[name] = d
 	}
-	return e
+	return d
 }
 
 // databaseName identifies a database by its hosts, ports and name as the DSN

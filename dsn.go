@@ -44,6 +44,15 @@ var params = []param{
 		c.Guard, err = parseGuard(v)
 		return err
 	}},
+	{"flight_catalog_ttl", "a duration such as 30s or 5m, above 0", func(c *Config, v string) error {
+		if err := setDuration(&c.CatalogTTL, v); err != nil || c.CatalogTTL == 0 {
+			return errRange
+		}
+		return nil
+	}},
+	{"flight_rls", "on or off", func(c *Config, v string) error {
+		return setBool(&c.RLS, v)
+	}},
 	{"flight_window", "a duration such as 20ms, or 0 for none", func(c *Config, v string) error {
 		return setDuration(&c.Window, v)
 	}},

@@ -178,8 +178,8 @@ func TestConnector_Hosts(t *testing.T) {
 	a, _ := NewConnector("host=a dbname=x", Config{})
 	b, _ := NewConnector("postgres://u:p@a/x?sslmode=disable", Config{})
 	other, _ := NewConnector("host=a dbname=y", Config{})
-	if a.epoch != b.epoch || a.epoch == other.epoch {
-		t.Error("connectors share an epoch if and only if they name the same database")
+	if a.db != b.db || a.db == other.db {
+		t.Error("connectors share their fences if and only if they name the same database")
 	}
 }
 

@@ -11,7 +11,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/flightpg/flightpg/internal/catalog"
 	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/judge"
 	"github.com/flightpg/flightpg/internal/sqlscan"
 )
 
@@ -148,6 +150,36 @@ const (
 	// ReasonTempSchema: pg_temp is another schema in each session.
 	ReasonTempSchema
 
+	// ReasonCatalogUnavailable: the statement has names that only the catalog
+	// can judge, and it could not be loaded in time.
+	ReasonCatalogUnavailable
+	// ReasonUnknownRelation: a table or view that was not there when the
+	// catalog was loaded; it is loaded again soon.
+	ReasonUnknownRelation
+	// ReasonUnknownType: likewise, a type.
+	ReasonUnknownType
+	// ReasonRowSecurity: a table with row-level security, and Config.RLS is not
+	// set.
+	ReasonRowSecurity
+	// ReasonForeignTable: read from elsewhere, outside the snapshot.
+	ReasonForeignTable
+	// ReasonSequence: a sequence read like a table.
+	ReasonSequence
+	// ReasonUnsafeView: a view that reaches something that must not be shared.
+	ReasonUnsafeView
+	// ReasonUnsafeTable: a table that does, by its columns' types, its
+	// partitions, policies or indexes.
+	ReasonUnsafeTable
+	// ReasonUnsafeFunction: a user's function that is volatile, or a procedure.
+	ReasonUnsafeFunction
+	// ReasonUnsafeOperator: an operator bound to such a function.
+	ReasonUnsafeOperator
+	// ReasonUnsafeType: a type whose checks, conversions or comparisons call
+	// such a function.
+	ReasonUnsafeType
+	// ReasonUnsafeCast: a cast between built-in types by such a function.
+	ReasonUnsafeCast
+
 	// ReasonPgxOption: an argument is one of pgx's options (QueryExecMode,
 	// QueryResultFormats, QueryRewriter, NamedArgs).
 	ReasonPgxOption
@@ -172,36 +204,48 @@ const (
 )
 
 var reasonNames = [reasonCount]string{
-	ReasonNone:              "none",
-	ReasonModeOff:           "mode-off",
-	ReasonSeveralHosts:      "several-hosts",
-	ReasonHooks:             "hooks",
-	ReasonSettings:          "settings",
-	ReasonNoGuard:           "no-guard",
-	ReasonTransaction:       "transaction",
-	ReasonSession:           "session",
-	ReasonSyntax:            "syntax",
-	ReasonEmpty:             "empty",
-	ReasonSeveralStatements: "several-statements",
-	ReasonNotRead:           "not-a-read",
-	ReasonWrite:             "write",
-	ReasonModifyingCTE:      "modifying-cte",
-	ReasonInto:              "into",
-	ReasonRowLock:           "row-lock",
-	ReasonTableSample:       "tablesample",
-	ReasonVolatileFunction:  "volatile-function",
-	ReasonDeniedFunction:    "denied-function",
-	ReasonUnknownFunction:   "unknown-function",
-	ReasonUnknownOperator:   "unknown-operator",
-	ReasonEscapedName:       "escaped-name",
-	ReasonSessionView:       "session-view",
-	ReasonTempSchema:        "temp-schema",
-	ReasonPgxOption:         "pgx-option",
-	ReasonArgument:          "argument",
-	ReasonRefused:           "refused",
-	ReasonOverflow:          "overflow",
-	ReasonMemory:            "memory",
-	ReasonUnshareable:       "unshareable",
+	ReasonNone:               "none",
+	ReasonModeOff:            "mode-off",
+	ReasonSeveralHosts:       "several-hosts",
+	ReasonHooks:              "hooks",
+	ReasonSettings:           "settings",
+	ReasonNoGuard:            "no-guard",
+	ReasonTransaction:        "transaction",
+	ReasonSession:            "session",
+	ReasonSyntax:             "syntax",
+	ReasonEmpty:              "empty",
+	ReasonSeveralStatements:  "several-statements",
+	ReasonNotRead:            "not-a-read",
+	ReasonWrite:              "write",
+	ReasonModifyingCTE:       "modifying-cte",
+	ReasonInto:               "into",
+	ReasonRowLock:            "row-lock",
+	ReasonTableSample:        "tablesample",
+	ReasonVolatileFunction:   "volatile-function",
+	ReasonDeniedFunction:     "denied-function",
+	ReasonUnknownFunction:    "unknown-function",
+	ReasonUnknownOperator:    "unknown-operator",
+	ReasonEscapedName:        "escaped-name",
+	ReasonSessionView:        "session-view",
+	ReasonTempSchema:         "temp-schema",
+	ReasonCatalogUnavailable: "catalog-unavailable",
+	ReasonUnknownRelation:    "unknown-relation",
+	ReasonUnknownType:        "unknown-type",
+	ReasonRowSecurity:        "row-security",
+	ReasonForeignTable:       "foreign-table",
+	ReasonSequence:           "sequence",
+	ReasonUnsafeView:         "unsafe-view",
+	ReasonUnsafeTable:        "unsafe-table",
+	ReasonUnsafeFunction:     "unsafe-function",
+	ReasonUnsafeOperator:     "unsafe-operator",
+	ReasonUnsafeType:         "unsafe-type",
+	ReasonUnsafeCast:         "unsafe-cast",
+	ReasonPgxOption:          "pgx-option",
+	ReasonArgument:           "argument",
+	ReasonRefused:            "refused",
+	ReasonOverflow:           "overflow",
+	ReasonMemory:             "memory",
+	ReasonUnshareable:        "unshareable",
 }
 
 // String returns the reason's name, as in the README's table and in JSON.
@@ -215,12 +259,17 @@ func (r Reason) String() string {
 // MarshalText makes a Reason its name in JSON, as a key too.
 func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// verdict is what is known of one SQL text. It is made once and kept in the
-// connector's cache; what is learned about the text later is kept with it.
+// verdict is what is known of one SQL text. It is made once for each picture of
+// the catalog and kept in the connector's cache; what is learned about the text
+// later is kept with it.
 type verdict struct {
-	class  sqlscan.Class
-	reason Reason // ReasonNone: a read that may be shared
-	keyed  string // the text as it stands in flight keys
+	judged  judge.Verdict
+	set     *catalog.Set // what it was judged by, or nil
+	class   sqlscan.Class
+	reason  Reason // ReasonNone: a read that may be shared
+	effects effect
+	keyed   string // the text as it stands in flight keys
+	wants   bool   // judged without a catalog, which may say something else
 
 	// Under GuardTransaction: the types of parameters and columns, or nil.
 	description atomic.Pointer[pgconn.StatementDescription]
@@ -245,18 +294,104 @@ func (v *verdict) avoided() bool {
 	return until != 0 && time.Now().UnixNano() < until
 }
 
+// effect is what a statement may do to its session and to the database, beside
+// changing rows.
+type effect uint8
+
+const (
+	// effectPins: the session's state may be another one, and the caller may
+	// count on it. Its connection keeps the session for life.
+	effectPins effect = 1 << iota
+	// effectCloses: it ran code that may have changed the session's state (DDL
+	// evaluates expressions and fires event triggers), but nothing that anyone
+	// counts on. The session is closed instead of serving others.
+	effectCloses
+	// effectDDL: the catalog may be another one.
+	effectDDL
+	// effectMaybeDDL: likewise, but seldom: DO, CALL. The catalog is loaded
+	// again in the background.
+	effectMaybeDDL
+)
+
+// effectsOf says what a statement may do that is not known to leave the session
+// as it was.
+func effectsOf(sql string, r sqlscan.Result) (e effect) {
+	if r.Class != sqlscan.Other {
+		return 0
+	}
+	ok := sqlscan.Commands(sql, func(c sqlscan.Command) bool {
+		e |= commandEffects(c)
+		return true
+	})
+	if !ok {
+		e |= effectPins | effectMaybeDDL
+	}
+	return e
+}
+
+// commandEffects judges one statement by its first words. What is not listed
+// pins.
+func commandEffects(c sqlscan.Command) effect {
+	first, second, third := c.Words[0], c.Words[1], c.Words[2]
+	switch first {
+	case "create", "alter", "drop", "import":
+		switch second {
+		case "temp", "temporary", "local", "global":
+			return effectPins
+		}
+		if strings.Contains(strings.ToLower(c.Text), "pg_temp") {
+			return effectPins
+		}
+		return effectCloses | effectDDL
+	case "truncate", "grant", "revoke", "comment", "analyze", "vacuum", "reindex", "cluster", "refresh":
+		return effectCloses
+	case "set":
+		switch second {
+		case "local", "transaction", "constraints": // end with the transaction
+			return 0
+		}
+	case "savepoint", "release", "lock", "notify":
+		return 0
+	case "rollback":
+		if second == "to" || (second == "work" || second == "transaction") && third == "to" {
+			return 0
+		}
+	case "do", "call":
+		return effectPins | effectMaybeDDL
+	case "select", "values", "table", "with", "insert", "update", "delete", "merge", "show":
+		if sqlscan.Scan(c.Text).Class != sqlscan.Other {
+			return 0
+		}
+	}
+	return effectPins
+}
+
 // leavesSession reports whether a session is the same after the statement as
 // before it, so that it may serve others.
-func (v *verdict) leavesSession() bool { return v.class != sqlscan.Other }
+func (v *verdict) leavesSession() bool { return v.effects == 0 }
 
 // writes reports whether the statement may change what others read.
 func (v *verdict) writes() bool { return v.class == sqlscan.Write || v.class == sqlscan.Other }
 
-func newVerdict(sql string, ignoreComments bool) *verdict {
-	r := sqlscan.Scan(sql)
-	v := &verdict{class: r.Class, reason: reasonOf(r), keyed: sql}
-	if ignoreComments && v.reason == ReasonNone {
+// rules are what a connector judges texts by, beside the catalog.
+type rules struct {
+	ignoreComments bool
+	rls            bool
+	noCatalog      bool // there is none to be had: names are taken at their word
+}
+
+func (r rules) judge(sql string, set *catalog.Set) *verdict {
+	j := judge.Judge(sql, set, judge.Options{RLS: r.rls, TrustNames: r.noCatalog})
+	v := &verdict{judged: j, set: set, class: j.Class, reason: reasonOf(j.Result), keyed: sql}
+	v.effects = effectsOf(sql, j.Result)
+	if r.ignoreComments && v.reason == ReasonNone {
 		v.keyed = string(sqlscan.StripComments(nil, sql))
+	}
+	if set == nil && !r.noCatalog {
+		switch v.reason {
+		case ReasonCatalogUnavailable, ReasonUnknownFunction, ReasonUnknownOperator, ReasonUnknownRelation, ReasonUnknownType:
+			v.wants = true
+		}
 	}
 	v.numInput.Store(shapeUnknown)
 	return v
@@ -267,9 +402,9 @@ func newVerdict(sql string, ignoreComments bool) *verdict {
 // young one becomes the old one, whose texts are forgotten unless asked for
 // again. Reading takes a shared lock and allocates nothing.
 type verdictCache struct {
-	seed           maphash.Seed
-	ignoreComments bool
-	shards         [cacheShards]verdictShard
+	seed   maphash.Seed
+	rules  rules
+	shards [cacheShards]verdictShard
 }
 
 const (
@@ -284,11 +419,13 @@ type verdictShard struct {
 	bytes      int // of the young generation's texts
 }
 
-func newVerdictCache(ignoreComments bool) *verdictCache {
-	return &verdictCache{seed: maphash.MakeSeed(), ignoreComments: ignoreComments}
+func newVerdictCache(r rules) *verdictCache {
+	return &verdictCache{seed: maphash.MakeSeed(), rules: r}
 }
 
-func (c *verdictCache) get(sql string) *verdict {
+// get returns the verdict on a text by a picture of the catalog, which may be
+// nil.
+func (c *verdictCache) get(sql string, set *catalog.Set) *verdict {
 	s := &c.shards[maphash.String(c.seed, sql)%cacheShards]
 	s.mu.RLock()
 	v, ok := s.young[sql]
@@ -296,19 +433,19 @@ func (c *verdictCache) get(sql string) *verdict {
 		v = s.old[sql]
 	}
 	s.mu.RUnlock()
-	if ok {
+	if v != nil && v.set == set {
+		if !ok {
+			s.put(sql, v)
+		}
 		return v
 	}
-	if v == nil {
-		v = newVerdict(sql, c.ignoreComments)
-	}
-	return s.put(sql, v)
+	return s.put(sql, c.rules.judge(sql, set))
 }
 
 func (s *verdictShard) put(sql string, v *verdict) *verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if first, ok := s.young[sql]; ok {
+	if first, ok := s.young[sql]; ok && first.set == v.set {
 		return first
 	}
 	const texts, bytes = cacheTexts / cacheShards / 2, cacheBytes / cacheShards / 2
@@ -318,8 +455,11 @@ func (s *verdictShard) put(sql string, v *verdict) *verdict {
 	if s.young == nil || len(s.young) >= texts || s.bytes+len(sql) > bytes {
 		s.old, s.young, s.bytes = s.young, make(map[string]*verdict), 0
 	}
-	s.young[strings.Clone(sql)] = v // a text cut from a larger one must not keep that alive
-	s.bytes += len(sql)
+	if _, ok := s.young[sql]; !ok {
+		s.bytes += len(sql)
+		sql = strings.Clone(sql) // a text cut from a larger one must not keep that alive
+	}
+	s.young[sql] = v
 	return v
 }
 

@@ -77,24 +77,24 @@ func TestReason_OfScanner(t *testing.T) {
 }
 
 func TestVerdictCache(t *testing.T) {
-	c := newVerdictCache(false)
-	if v := c.get("SELECT 1"); v.reason != ReasonNone || v != c.get("SELECT 1") {
+	c := newVerdictCache(rules{noCatalog: true})
+	if v := c.get("SELECT 1", nil); v.reason != ReasonNone || v != c.get("SELECT 1", nil) {
 		t.Error("a text has one verdict")
 	}
-	if v := c.get("DELETE FROM t"); v.reason != ReasonWrite || !v.writes() || !v.leavesSession() {
+	if v := c.get("DELETE FROM t", nil); v.reason != ReasonWrite || !v.writes() || !v.leavesSession() {
 		t.Errorf("DELETE: %+v", v)
 	}
-	if v := c.get("SET a = 1"); v.reason != ReasonNotRead || v.leavesSession() {
+	if v := c.get("SET a = 1", nil); v.reason != ReasonNotRead || v.leavesSession() {
 		t.Errorf("SET: %+v", v)
 	}
 	for i := range 3 * cacheTexts {
-		c.get(fmt.Sprintf("SELECT %d", i))
+		c.get(fmt.Sprintf("SELECT %d", i), nil)
 	}
 	if n, _ := c.size(); n > cacheTexts || n < cacheTexts/4 {
 		t.Errorf("%d texts kept; want at most %d", n, cacheTexts)
 	}
 	for i := range 100 {
-		c.get("SELECT '" + strings.Repeat("x", 1<<20) + fmt.Sprint(i) + "'")
+		c.get("SELECT '" + strings.Repeat("x", 1<<20) + fmt.Sprint(i) + "'", nil)
 	}
 	if _, n := c.size(); n > cacheBytes {
 		t.Errorf("%d bytes of texts kept; want at most %d", n, cacheBytes)
@@ -115,12 +115,12 @@ func (c *verdictCache) size() (texts, bytes int) {
 }
 
 func TestVerdict_IgnoreComments(t *testing.T) {
-	c := newVerdictCache(true)
-	a, b := c.get("SELECT 1 /* trace a */ + 2"), c.get("SELECT 1 /* trace b */ + 2")
+	c := newVerdictCache(rules{noCatalog: true, ignoreComments: true})
+	a, b := c.get("SELECT 1 /* trace a */ + 2", nil), c.get("SELECT 1 /* trace b */ + 2", nil)
 	if a.keyed != b.keyed {
 		t.Errorf("keys %q and %q; want the same", a.keyed, b.keyed)
 	}
-	if a, b := c.get("SELECT '/* a */'"), c.get("SELECT '/* b */'"); a.keyed == b.keyed {
+	if a, b := c.get("SELECT '/* a */'", nil), c.get("SELECT '/* b */'", nil); a.keyed == b.keyed {
 		t.Errorf("a comment in a string was taken for one: %q", a.keyed)
 	}
 }
@@ -129,16 +129,16 @@ func BenchmarkVerdict(b *testing.B) {
 	query := "SELECT u.id, u.name, lower(u.email), count(o.id) FROM users u LEFT JOIN orders o ON o.user_id = u.id " +
 		"WHERE u.org = $1 AND u.created_at > now() - $2::interval GROUP BY u.id ORDER BY u.name LIMIT 20"
 	b.Run("cached", func(b *testing.B) {
-		c := newVerdictCache(false)
+		c := newVerdictCache(rules{noCatalog: true})
 		b.ReportAllocs()
 		for b.Loop() {
-			c.get(query)
+			c.get(query, nil)
 		}
 	})
 	b.Run("new", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			newVerdict(query, false)
+			rules{noCatalog: true}.judge(query, nil)
 		}
 	})
 }

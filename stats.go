@@ -85,7 +85,7 @@ func (c *Connector) Stats() Stats {
 		Execs:         c.stats.execs.Load(),
 		Overflows:     c.stats.overflows.Load(),
 		Fenced:        t.Fenced,
-		Fences:        c.epoch.Now(),
+		Fences:        c.db.Now(),
 		Cancelled:     t.Abandoned,
 		Panics:        t.Panics,
 		Flying:        t.Flying,

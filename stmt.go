@@ -32,7 +32,7 @@ func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	var n int
 	var err error
 	if cn.lease == nil && cn.c.mode(ctx) != ModeOff && cn.c.off.Load() == uint32(ReasonNone) {
-		n, err = cn.c.shape(ctx, cn.c.verdicts.get(query), query)
+		n, err = cn.c.shape(ctx, cn.c.verdicts.get(query, cn.c.peek()), query)
 	} else if err = cn.attach(ctx); err == nil {
 		n, err = cn.lease.numInput(ctx, cn.c.viaStmt == viaStmt, query)
 		cn.ran(err)

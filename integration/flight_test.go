@@ -31,7 +31,7 @@ type gate struct {
 func newGate(t *testing.T, dsn string) *gate {
 	t.Helper()
 	g := &gate{t: t, conn: connect(t, dsn), eye: connect(t, dsn)}
-	g.exec("CREATE TABLE gate AS SELECT 1 AS v")
+	g.exec("CREATE TABLE IF NOT EXISTS gate AS SELECT 1 AS v")
 	return g
 }
 
@@ -468,6 +468,7 @@ func TestRaw(t *testing.T) {
 func TestServerLost(t *testing.T) {
 	s := pgtest.New(t)
 	setUp(t, s.DSN())
+	g := newGate(t, s.DSN())
 	db := open(t, "flightpg", s.DSN())
 	read := func() error { var n int; return db.QueryRow("SELECT count(*) FROM items").Scan(&n) }
 	// Several idle flight sessions, all about to die.
@@ -494,7 +495,7 @@ func TestServerLost(t *testing.T) {
 		}
 	}
 
-	g := newGate(t, s.DSN())
+	g = newGate(t, s.DSN()) // the restarts have cut the first one's connections
 	callers := func() chan error {
 		g.shut()
 		done := make(chan error, 20)

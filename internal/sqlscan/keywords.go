@@ -76,11 +76,18 @@ var columnParens = [len(keywordList)]parens{
 	kwXmlattributes: {15, plain}, kwXmlconcat: {15, call}, kwXmlelement: {15, call},
 	kwXmlexists: {15, call}, kwXmlforest: {15, call}, kwXmlnamespaces: {15, plain},
 	kwXmlparse: {15, call}, kwXmlpi: {15, call}, kwXmlroot: {15, call},
-	kwXmlserialize: {15, call}, kwXmltable: {15, call},
+	kwXmlserialize: {15, castArgs}, kwXmltable: {15, call},
 
 	kwJson: {15, call}, kwJsonObject: {15, call}, // functions of the same names before 16
 	kwJsonArray: {16, call}, kwJsonArrayagg: {16, call}, kwJsonObjectagg: {16, call},
 	kwJsonExists: {17, call}, kwJsonQuery: {17, call}, kwJsonScalar: {17, call},
 	kwJsonSerialize: {17, call}, kwJsonTable: {17, call}, kwJsonValue: {17, call},
 	kwMergeAction: {17, call},
+}
+
+// FunctionSyntax reports whether the grammar of that major version takes a call
+// of name, unquoted, for a syntax of its own.
+func FunctionSyntax(name string, version int) bool {
+	p := columnParens[lookupKeyword(name)]
+	return p.since != 0 && version >= p.since
 }

@@ -55,8 +55,10 @@ func TestLexer(t *testing.T) {
 		{"number, radix alone", `0x`, "bad"},
 		{"number, exponent alone", `1e+`, "bad"},
 		{"number, range", `1..2`, "number:1 bad"},
-		{"operators", `+ - * / < > = ^ % <> != <= >= => -> ->> #>> @> <@ ?| || ~* !~ |/ @-@`,
-			"op:+ op:- op:* op:/ op:< op:> op:= op:^ op:% op:<> op:!= op:<= op:>= op:=> op:-> op:->> op:#>> op:@> op:<@ op:?| op:|| op:~* op:!~ op:|/ op:@-@"},
+		{
+			"operators", `+ - * / < > = ^ % <> != <= >= => -> ->> #>> @> <@ ?| || ~* !~ |/ @-@`,
+			"op:+ op:- op:* op:/ op:< op:> op:= op:^ op:% op:<> op:!= op:<= op:>= op:=> op:-> op:->> op:#>> op:@> op:<@ op:?| op:|| op:~* op:!~ op:|/ op:@-@",
+		},
 		{"operator, longest", `a<=-1 b=-1 c@-1 d*-+-1`, "ident:a op:<= op:- number:1 ident:b op:= op:- number:1 ident:c op:@- number:1 ident:d op:* op:- op:+ op:- number:1"},
 		{"operator, plus at its end", `~+ +~+ *+`, "op:~+ op:+~+ op:* op:+"},
 		{"operator before a comment", "+-- x\n*/* x */-/**/-", "op:+ op:* op:- op:-"},
@@ -144,18 +146,22 @@ func TestStripComments(t *testing.T) {
 func TestNames(t *testing.T) {
 	long := strings.Repeat("x", 62) + "é" // 64 bytes: the server cuts it before é
 	tests := []struct{ sql, want string }{
-		{`SELECT a, B."C", lower(d) FROM s.T x JOIN "U" ON x.f = 1`,
-			`other:a attribute:b.C operator:= relation:s.t relation:U function:lower other:d other:x attribute:x.f`},
-		{`SELECT 1::app.Dpos, dpos '1', CAST($1 AS "D")`, `type:app.dpos type:dpos other:D`},
+		{
+			`SELECT a, B."C", lower(d) FROM s.T x JOIN "U" ON x.f = 1`,
+			`other:a attribute:b.C operator:= relation:s.t relation:U function:lower other:d other:x attribute:x.f`,
+		},
+		{`SELECT 1::app.Dpos, dpos '1', CAST($1 AS "D")`, `type:app.dpos type:dpos type:D`},
 		{`SELECT (t).rowfn, t.rowfn FROM t`, `attribute:?.rowfn attribute:t.rowfn relation:t`},
 		{`SELECT 1 === ALL (SELECT 2), 3 != 4, 5 OPERATOR(app.@@@) 6`, `operator:=== operator:<> operator:app.@@@`},
-		{`SELECT a LIKE b FROM t, ONLY (u), LATERAL f(1), (v JOIN (w CROSS JOIN y) ON true)`,
-			`operator:~~ operator:!~~ other:a other:b relation:t relation:u function:f relation:v relation:w relation:y`},
+		{
+			`SELECT a LIKE b FROM t, ONLY (u), LATERAL f(1), (v JOIN (w CROSS JOIN y) ON true)`,
+			`operator:~~ operator:!~~ other:a other:b relation:t relation:u function:f relation:v relation:w relation:y`,
+		},
 		{`TABLE ONLY "x""y"`, `relation:x"y`},
 		{`SELECT * FROM ` + long, `relation:` + long[:62]},
 		{`SELECT U&"d\0061ta" FROM U&"a\+00005fb"`, `other:data relation:a_b`},
 		{`SELECT app.f(1), x.y.f(2), db.s.f(3)`, `function:app.f function:?.f function:?.f`},
-		{`SELECT extract(year FROM now()), substring('a' FROM 1 FOR 2)`, `function:extract function:now function:substring`},
+		{`SELECT extract(year FROM now()), substring('a' FROM 1 FOR 2)`, `function:pg_catalog.extract function:now function:substring`},
 		{`WITH c(x) AS (SELECT 1) SELECT x FROM c`, `other:x relation:c`},
 	}
 	for _, tt := range tests {

@@ -11,12 +11,13 @@ import (
 type NameKind uint8
 
 const (
-	// OtherName may be anything the text does not tell: a column, an alias, a type.
+	// OtherName may be anything the text does not tell: a column, an alias.
 	OtherName NameKind = iota
 	RelationName
 	FunctionName
 	TypeName
-	// AttributeName stands behind a dot. t.f and (t).f may call f(t).
+	// AttributeName stands behind a dot. t.f and (t).f may call f(t), or convert
+	// to a type of that name.
 	AttributeName
 	OperatorName
 )
@@ -27,28 +28,39 @@ type Name struct {
 	Kind   NameKind
 	Schema string // "" if not qualified; "?" if it cannot be told
 	Name   string
-	Pos    int // byte offset
+	Pos    int  // byte offset
+	Args   int  // FunctionName: how many arguments the call has; -1 if that cannot be told
+	Item   bool // FunctionName: a FROM item, whose alias then stands for its result
+	CTE    bool // RelationName: a WITH query of this name is in scope
+	Maybe  bool // TypeName: or it is a word before a string, such as PATH '$'
+	Bare   bool // AttributeName: of an expression, which can be of any type, and not of a table
 }
 
 // Names calls visit with every name and operator in the text, until it returns
 // false. It reports whether the whole text was read; text behind something that
-// is not understood is not. The kinds err on one side only: a name that is not a
-// FunctionName, and not an AttributeName, is not called; a relation is a
-// RelationName; but a type can also be an OtherName (column definitions, typed
-// literals of two words), so unsafe types must be looked for among all names.
-// Key words that stand for operators are visited as these.
+// is not understood is not.
+//
+// The kinds err on one side only: a name that is not a FunctionName, and not an
+// AttributeName, is not called; a relation is a RelationName; a type is a
+// TypeName, unless it is one that the grammar itself knows (int, double
+// precision). A function is visited when its arguments have been. Key words that
+// stand for operators are visited as these.
 func Names(sql string, visit func(Name) bool) bool {
-	s := scanner{lexer: lexer{src: sql}}
+	s := scanner{lexer: lexer{src: sql}, all: true}
 	ok := true
 	s.visit = func(n Name) bool {
 		ok = ok && visit(n)
-		if !ok {
-			s.done = true
-		}
 		return ok
 	}
 	s.run()
 	return ok && s.prev.kind == tokEOF
+}
+
+// report visits a name.
+func (s *scanner) report(n Name) {
+	if !s.visit(n) {
+		s.done = true
+	}
 }
 
 // nameOf returns an identifier as the server stores it, other tokens as they are.
@@ -162,10 +174,20 @@ func (s *scanner) hasPG(i int) bool {
 	return s.at(i)|0x20 == 'p' && s.at(i+1)|0x20 == 'g' && s.at(i+2) == '_'
 }
 
-func (s *scanner) visitFunction(schema string, t token) {
+// called keeps a call until its arguments are counted.
+func (s *scanner) called(schema string, args int) {
 	if s.visit != nil {
-		s.visit(Name{FunctionName, schema, s.nameOf(t), t.pos})
+		s.opening.callee, s.opening.schema, s.opening.args = s.cur, schema, args
+		s.opening.fromItem = s.chain.relation
 	}
+}
+
+// visitFunction visits the function whose arguments are in f.
+func (s *scanner) visitFunction(f *frame) {
+	s.report(Name{
+		Kind: FunctionName, Schema: f.schema, Name: s.nameOf(f.callee), Pos: f.callee.pos,
+		Args: max(f.args, -1), Item: f.fromItem,
+	})
 }
 
 func (s *scanner) visitOperator(schema, op string, pos int) {
@@ -173,21 +195,21 @@ func (s *scanner) visitOperator(schema, op string, pos int) {
 		op = "<>"
 	}
 	if s.visit != nil && op != "=>" {
-		s.visit(Name{OperatorName, schema, op, pos})
+		s.report(Name{Kind: OperatorName, Schema: schema, Name: op, Pos: pos})
 	}
 }
 
-// visitName visits the last part of a chain that is not called, and those
-// before it that may be columns or tables.
+// visitName visits a name that is not called.
 func (s *scanner) visitName() {
 	if s.visit == nil {
 		return
 	}
+	c, f := &s.chain, s.top()
 	switch keywordList[s.cur.kw].category {
 	case reserved, functionName:
 		return // syntax, unless called
 	}
-	c, n := &s.chain, Name{Name: s.nameOf(s.cur), Pos: s.cur.pos}
+	n := Name{Name: s.nameOf(s.cur), Pos: s.cur.pos}
 	switch {
 	case c.parts == 2 && c.first.kind != tokDot:
 		n.Schema = s.nameOf(c.first)
@@ -197,12 +219,139 @@ func (s *scanner) visitName() {
 	switch {
 	case c.relation:
 		n.Kind = RelationName
-	case c.before.kind == tokCast || s.next.kind == tokString:
+		n.CTE = c.parts == 1 && s.seesCTE(n.Name)
+	case c.parts == 1 && f.clause == withClause && s.namesCTE(c.before, c.beforeThat) && (s.next.kw == kwAs || s.next.kind == tokOpen):
+		s.ctes = append(s.ctes, cte{n.Name, s.depth, !f.recursive})
+	case c.before.kind == tokCast, c.before.kw == kwAs && f.kind == castArgs, f.kind == columnDefs && s.typeInDefs(),
+		c.before.kw == kwReturning && f.kind == call, s.next.kind == tokString && !(s.cur.kw == kwZone && c.before.kw == kwTime):
+		if s.grammarType(n.Name) {
+			return
+		}
 		n.Kind = TypeName
+		n.Maybe = s.next.kind == tokString && s.beforeString()
 	case c.parts > 1:
 		n.Kind = AttributeName
+		n.Bare = c.first.kind == tokDot
 	}
-	s.visit(n)
+	s.report(n)
+}
+
+// typeInDefs reports whether the current chain stands where a type does in a
+// list of columns: right behind a column's name.
+func (s *scanner) typeInDefs() bool {
+	c := &s.chain
+	switch c.before.kind {
+	case tokIdent, tokQuoted, tokUQuoted:
+	default:
+		return false
+	}
+	if keywordList[c.before.kw].category == reserved {
+		return false
+	}
+	switch c.beforeThat.kind {
+	case tokOpen, tokComma:
+		return true
+	}
+	return c.beforeThat.kw == kwColumns
+}
+
+// grammarType reports whether the current word, which is a type, is one that
+// means a built-in type whatever the user's types are called.
+func (s *scanner) grammarType(name string) bool {
+	if s.cur.kind != tokIdent || s.chain.parts > 1 {
+		return false
+	}
+	switch kw := lookupKeyword(name); kw {
+	case kwSetof:
+		return false
+	case kwDouble:
+		return s.next.kw == kwPrecision
+	default:
+		return keywordList[kw].category == columnName
+	}
+}
+
+// beforeString reports whether the current word is one that the grammar puts
+// before strings, so that no type need be meant.
+func (s *scanner) beforeString() bool {
+	switch s.cur.kw {
+	case kwZone, kwEscape, kwUescape, kwPath, kwValue, kwVersion, kwDocument, kwContent, kwRef, kwKey, kwBy, kwTo,
+		kwRange, kwRows, kwGroups, kwFirst, kwNext, kwNested, kwPassing, kwOffset:
+		return true
+	}
+	return false
+}
+
+// seesCTE reports whether a WITH query of that name is in scope.
+func (s *scanner) seesCTE(name string) bool {
+	for _, c := range s.ctes {
+		if c.name == name && !c.hidden {
+			return true
+		}
+	}
+	return false
+}
+
+// closeCTEs ends the scope of the WITH queries of the frame that was closed, and
+// shows the one whose query that was.
+func (s *scanner) closeCTEs(kind frameKind) {
+	if len(s.ctes) == 0 {
+		return
+	}
+	for len(s.ctes) > 0 && s.ctes[len(s.ctes)-1].depth > s.depth {
+		s.ctes = s.ctes[:len(s.ctes)-1]
+	}
+	if kind != plain || s.top().clause != withClause {
+		return
+	}
+	for i := range s.ctes {
+		if s.ctes[i].depth == s.depth {
+			s.ctes[i].hidden = false
+		}
+	}
+}
+
+// attribute judges a name behind a dot as the function it may be: SELECT
+// ('s'::regclass).nextval draws from the sequence.
+func (s *scanner) attribute() {
+	if s.chain.relation || s.chain.before.kind == tokCast {
+		return
+	}
+	raw := s.src[s.cur.pos:s.cur.end]
+	if s.cur.kind == tokIdent && len(raw) > 2 && raw[2] != '_' && len(raw) < len("currval") {
+		return // too short for all but pg_…, lo_…, ts_…
+	}
+	name := s.nameOf(s.cur)
+	if !unaryDenied(name) {
+		return
+	}
+	switch info := catalog.Lookup(name); info.Class {
+	case catalog.Private:
+		s.note(PrivateRead, DeniedFunction, s.cur)
+	case catalog.NeutralWrite:
+		s.note(Write, VolatileFunction, s.cur)
+	case catalog.Denied:
+		s.note(Other, DeniedFunction, s.cur)
+	}
+}
+
+// unaryDenied reports whether a built-in function called name may be one that is
+// not Safe and takes one argument. All names with the prefixes are looked up;
+// nobody gives them to columns.
+func unaryDenied(name string) bool {
+	if len(name) > 3 && name[2] == '_' {
+		switch name[:3] {
+		case "pg_", "lo_", "ts_":
+			return true
+		}
+	}
+	switch name {
+	case "nextval", "currval", "setseed", "current_setting", "txid_status", "mxid_age", "random_normal", "uuidv7",
+		"array_shuffle", "amvalidate", "brin_summarize_new_values", "gin_clean_pending_list", "interval_avg",
+		"fmgr_c_validator", "fmgr_internal_validator", "fmgr_sql_validator", "plpgsql_validator":
+		return true
+	}
+	return strings.HasPrefix(name, "binary_upgrade_")
 }
 
 // impliedOperators visits the operators behind a key word.

@@ -27,8 +27,8 @@ func (c Class) String() string {
 	return fmt.Sprintf("Class(%d)", uint8(c))
 }
 
-// worse reports whether c must win over d when one statement earns both.
-func (c Class) worse(d Class) bool {
+// Worse reports whether c must win over d when one statement earns both.
+func (c Class) Worse(d Class) bool {
 	return d != Other && (c == Other || c > d)
 }
 
@@ -53,12 +53,28 @@ const (
 	SessionView                     // system view of the session or of server statistics
 	TempSchema                      // pg_temp
 	EscapedName                     // U&"…" called, or with UESCAPE
+
+	// What only a catalog tells; Scan itself never gives these.
+	CatalogUnavailable // names that no catalog was there to ask about
+	UnknownRelation    // not there when the catalog was read
+	UnknownType        // likewise
+	RowSecurity        // row-level security, on the relation or below a view
+	ForeignTable       // read from elsewhere, outside the snapshot
+	SequenceRelation   // a sequence read like a table
+	UnsafeView         // reaches something that must not be shared
+	UnsafeTable        // likewise, through its columns' types, partitions, policies or indexes
+	UnsafeFunction     // a user's function: volatile, a procedure, or with arguments of an unsafe type
+	UnsafeOperator     // bound to such a function
+	UnsafeType         // whose checks, conversions or comparisons call such a function
+	UnsafeCast         // one between built-in types by such a function
 )
 
 var reasonNames = [...]string{
 	"none", "empty", "syntax", "several-statements", "not-a-read", "write", "modifying-cte",
 	"into", "row-lock", "tablesample", "volatile-function", "denied-function", "unknown-function",
 	"unknown-operator", "session-view", "temp-schema", "escaped-name",
+	"catalog-unavailable", "unknown-relation", "unknown-type", "row-security", "foreign-table", "sequence",
+	"unsafe-view", "unsafe-table", "unsafe-function", "unsafe-operator", "unsafe-type", "unsafe-cast",
 }
 
 func (r Reason) String() string {

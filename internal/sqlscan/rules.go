@@ -26,14 +26,20 @@ func (s *scanner) word() {
 	}
 	s.link(item)
 	s.systemName()
-	if s.next.kind == tokDot {
-		return
+	switch s.next.kind {
+	case tokDot:
+		if s.chain.first.kind == tokDot { // (t).f.g
+			s.attribute()
+			s.visitName()
+		}
+	case tokOpen:
+		s.opening.kind = s.parenthesis()
+	default:
+		if s.chain.parts > 1 {
+			s.attribute()
+		}
+		s.visitName()
 	}
-	if s.next.kind == tokOpen {
-		s.opening = s.parenthesis()
-		return
-	}
-	s.visitName()
 }
 
 // materialized reports whether the current word belongs to AS [NOT] MATERIALIZED (.
@@ -71,11 +77,17 @@ func (s *scanner) link(item bool) {
 // own words are told from columns of the same name by their neighbours.
 func (s *scanner) keyword() {
 	f := s.top()
+	if f.kind == forArgs && f.args > 0 {
+		switch s.cur.kw {
+		case kwFrom, kwFor, kwSimilar, kwPlacing:
+			f.args = -1
+		}
+	}
 	switch s.cur.kw {
 	case kwWith:
 		// WITH begins a query; elsewhere it is WITH TIES, ORDINALITY, TIME ZONE…
 		if s.depth == 0 && s.prev.kind == tokEOF || s.prev.kind == tokOpen || f.clause == intoClause {
-			f.clause, f.item = withClause, false
+			f.clause, f.item, f.recursive = withClause, false, s.next.kw == kwRecursive
 		}
 	case kwSelect:
 		f.query, f.clause, f.item = true, anyClause, false
@@ -91,8 +103,11 @@ func (s *scanner) keyword() {
 		s.modification(f)
 
 	case kwFrom:
-		// IS DISTINCT FROM, extract(… FROM …) and their like are no clauses.
-		if f.query && s.prev.kw != kwDistinct && s.prev.kw != kwRows {
+		// IS DISTINCT FROM, extract(… FROM …) and their like are no clauses, and
+		// ROWS FROM is an item of one. But SELECT a rows FROM, SELECT a distinct FROM
+		// are: these words are labels there.
+		isDistinct := s.prev.kw == kwDistinct && (s.beforePrev.kw == kwIs || s.beforePrev.kw == kwNot)
+		if f.query && !isDistinct && (s.prev.kw != kwRows || f.clause != fromClause) {
 			f.clause, f.item = fromClause, true
 		}
 	case kwJoin:
@@ -101,6 +116,9 @@ func (s *scanner) keyword() {
 		}
 	case kwUsing:
 		f.item = f.command != notKeyword && s.next.kind != tokOpen
+		if s.next.kind == tokOpen {
+			s.impliedOperators()
+		}
 	case kwOn:
 		f.item = false
 		if s.next.kw == kwConflict && f.command == kwInsert && f.conflicts < 2 {
@@ -112,8 +130,15 @@ func (s *scanner) keyword() {
 		if s.prev.kw != kwWithin {
 			f.clause, f.item = groupByClause, false
 		}
+	case kwColumns:
+		if f.callee.kw == kwXmltable {
+			f.kind = columnDefs // XMLTABLE (… COLUMNS …)
+		}
+	case kwVariadic:
+		f.args = min(f.args, -1)
 	case kwWhere, kwHaving, kwWindow, kwOrder, kwLimit, kwOffset, kwFetch, kwUnion, kwIntersect, kwExcept, kwReturning:
 		f.clause, f.item = anyClause, false
+		f.ordered = f.ordered || s.cur.kw == kwOrder
 
 	case kwFor:
 		s.locking(f)
@@ -124,6 +149,9 @@ func (s *scanner) keyword() {
 		s.wantRelation()
 	case kwCase:
 		f.cases++
+		if s.next.kw != kwWhen {
+			s.impliedOperators()
+		}
 	case kwEnd:
 		f.cases = max(0, f.cases-1)
 	case kwOperator:
@@ -142,7 +170,7 @@ func (s *scanner) wantRelation() { s.top().item = true }
 // are unreserved, so they are also columns, tables and labels; the command has
 // its second word, and it comes first in its parenthesis, behind WITH at most.
 func (s *scanner) modification(f *frame) {
-	if f.query && s.prev.kind != tokClose || f.kind == call || f.kind == forArgs {
+	if f.query && s.prev.kind != tokClose || f.kind == call || f.kind == forArgs || f.kind == columnDefs {
 		return
 	}
 	next := s.next
@@ -207,14 +235,25 @@ func (s *scanner) parenthesis() frameKind {
 	switch {
 	case s.cur.kw == kwMaterialized && (c.before.kw == kwAs || c.before.kw == kwNot && c.beforeThat.kw == kwAs):
 		return plain // AS MATERIALIZED (query)
-	case c.before.kw == kwAs, c.before.kind == tokCast:
-		return plain // alias (columns), type(modifier)
+	case c.before.kind == tokCast:
+		s.visitName()
+		return plain // type(modifier)
+	case c.before.kw == kwAs:
+		if f.kind == castArgs {
+			s.visitName()
+			return plain
+		}
+		return columnDefs // alias (columns)
 	case c.before.kw == kwInto:
 		return plain // INSERT INTO table (columns)
 	case c.before.kw == kwTablesample:
 		return s.sampling()
 	case f.clause == withClause && c.parts == 1 && s.namesCTE(c.before, c.beforeThat):
+		s.visitName()
 		return cteColumns
+	case f.kind == columnDefs && s.typeInDefs():
+		s.visitName()
+		return plain
 	}
 	if c.parts == 1 && s.cur.kind == tokIdent {
 		switch keywordList[s.cur.kw].category {
@@ -224,8 +263,12 @@ func (s *scanner) parenthesis() frameKind {
 			}
 		case columnName:
 			if p := columnParens[s.cur.kw]; p.since != 0 && s.version >= p.since {
-				if p.frame == call || p.frame == forArgs {
-					s.visitFunction("", s.cur)
+				if p.frame == call {
+					s.called("pg_catalog", -1)
+				} else if p.frame == forArgs {
+					s.called("", 1) // with commas it can be a user's function
+				} else if p.since == 15 && c.before.kw == kwReturning {
+					s.visitName()
 				}
 				return p.frame
 			}
@@ -234,11 +277,15 @@ func (s *scanner) parenthesis() frameKind {
 	if c.parts == 1 {
 		if c.behindOperand {
 			// An expression cannot begin here: it is an alias with columns, a type
-			// in a column definition, or a word like OVER, FILTER, ESCAPE, JOIN.
-			if s.cur.kw == kwJoin {
+			// in a column definition, or a word like OVER, FILTER, ESCAPE, JOIN. For
+			// those that are not told apart it is all the same.
+			switch s.cur.kw {
+			case kwJoin:
 				return fromItems
+			case kwOver, kwFilter:
+				return plain
 			}
-			return plain
+			return columnDefs // an alias with columns, JSON_TABLE (… COLUMNS (…))
 		}
 		if kind, ok := s.syntaxParens(f); ok {
 			return kind
@@ -271,6 +318,12 @@ func (s *scanner) reservedParens(f *frame) frameKind {
 		if f.item {
 			return fromItems
 		}
+	case kwAs:
+		if f.clause == fromClause { // function() AS (columns)
+			return columnDefs
+		}
+	case kwCast:
+		return castArgs
 	case kwFor:
 		if s.prev.kw == kwCollation {
 			return call
@@ -358,7 +411,7 @@ func (s *scanner) qualifiedOperator() {
 		name := ""
 		if parts > 0 {
 			name = s.nameOf(schema)
-			if parts > 1 || name != "pg_catalog" {
+			if parts > 1 || name != "pg_catalog" && s.visit == nil {
 				s.note(Other, UnknownOperator, t)
 			}
 		}
@@ -390,10 +443,15 @@ func (s *scanner) call() {
 			class, volatile = info.Class, info.Volatile
 		}
 	}
-	if class == catalog.Unknown && s.function != nil && schema != "?" {
-		class = s.function(schema, s.nameOf(t))
+	if class == catalog.Unknown && schema != "?" {
+		switch {
+		case s.visit != nil && !s.all:
+			class = catalog.Safe
+		case s.function != nil:
+			class = s.function(schema, s.nameOf(t))
+		}
 	}
-	s.visitFunction(schema, t)
+	s.called(schema, 1)
 	reason := DeniedFunction
 	if volatile {
 		reason = VolatileFunction

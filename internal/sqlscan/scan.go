@@ -39,6 +39,11 @@ type Options struct {
 	// Function is asked about called names that are no built-ins. The schema is
 	// "" for an unqualified name. nil: they are all Unknown.
 	Function func(schema, name string) catalog.Class
+
+	// Visit is called with every name and operator, as far as the text is read,
+	// until it returns false; see Names. It answers for what is no built-in:
+	// user functions and OPERATOR(schema.op) make no text Other then.
+	Visit func(Name) bool
 }
 
 // Scan judges a text without knowing the server.
@@ -48,7 +53,7 @@ func Scan(sql string) Result {
 
 // Scan judges a text.
 func (o Options) Scan(sql string) Result {
-	s := scanner{lexer: lexer{src: sql}, version: o.Version, function: o.Function}
+	s := scanner{lexer: lexer{src: sql}, version: o.Version, function: o.Function, visit: o.Visit}
 	s.run()
 	return s.res
 }
@@ -60,9 +65,17 @@ type frame struct {
 	query     bool    // a SELECT, VALUES, TABLE or data-modifying command began here
 	command   keyword // … which of the latter
 	item      bool    // a FROM item begins with the next token
+	recursive bool    // WITH RECURSIVE began it
 	conflicts uint8   // number of ON CONFLICT seen; 2 is as good as more
 	resolved  bool    // DO was seen
 	cases     int     // CASE expressions open
+
+	// Of a call, for Names.
+	callee   token
+	schema   string
+	args     int  // commas between arguments, and one; -1 if they cannot be counted
+	ordered  bool // ORDER BY was seen: no arguments follow
+	fromItem bool // the call is a FROM item
 }
 
 // A frameKind says what a parenthesis is.
@@ -70,6 +83,8 @@ type frameKind uint8
 
 const (
 	plain        frameKind = iota // an expression, a subquery or a list
+	castArgs                      // CAST (expression AS type) and its like
+	columnDefs                    // names of columns, each with a type or without
 	call                          // arguments of a function
 	forArgs                       // … of substring or overlay, where FOR is no lock
 	fromItems                     // around FROM items
@@ -102,20 +117,29 @@ type chain struct {
 	relation      bool // where a FROM item begins
 }
 
+// A cte is a WITH query that FROM can name.
+type cte struct {
+	name   string
+	depth  int  // of the frame with the WITH clause
+	hidden bool // its own query is being read, and WITH is not RECURSIVE
+}
+
 // scanner holds the state while a text is read, one token after the other.
 type scanner struct {
 	lexer
 	version  int
 	function func(schema, name string) catalog.Class
-	visit    func(Name) bool // for Names; nil for Scan
+	visit    func(Name) bool // nil if nobody asks for names
+	all      bool            // read on behind what makes the text Other
 	res      Result
 
 	cur, next        token
 	prev, beforePrev token // key words that are only names there are no key words here
 	operand          bool  // an operand ends right before cur
 	infixNot         bool  // prev is NOT behind an operand
-	opening          frameKind
+	opening          frame // of the parenthesis that follows the current word
 	chain            chain
+	ctes             []cte  // visible or about to be; for Names
 	system           Result // the first session view or temporary schema
 	begun            bool   // the first word was read
 	done             bool
@@ -171,12 +195,12 @@ func (s *scanner) advance() {
 
 // note records what the text has been found to be, if that is worse than before.
 func (s *scanner) note(c Class, r Reason, t token) {
-	if !c.worse(s.res.Class) {
+	if !c.Worse(s.res.Class) {
 		return
 	}
 	s.res.Class, s.res.Reason, s.res.Pos = c, r, t.pos
 	s.res.Name = s.nameOf(t)
-	if c == Other && s.visit == nil {
+	if c == Other && !s.all {
 		s.done = true
 	}
 }
@@ -238,8 +262,12 @@ func (s *scanner) token() {
 	case tokClose, tokCloseBracket:
 		s.close()
 	case tokComma:
-		if f := s.top(); f.clause == fromClause {
+		f := s.top()
+		if f.clause == fromClause {
 			f.item = true
+		}
+		if f.args > 0 && !f.ordered {
+			f.args++
 		}
 	case tokDot:
 		switch s.prev.kind {
@@ -248,8 +276,31 @@ func (s *scanner) token() {
 			s.chain = chain{first: t, parts: 1}
 		}
 	case tokOp:
-		s.visitOperator("", s.src[t.pos:t.end], t.pos)
+		if op := s.src[t.pos:t.end]; op != "*" || !s.star() {
+			s.visitOperator("", op, t.pos)
+		}
 	}
+}
+
+// star reports whether the current * is that of SELECT *, t.* or count(*): it has
+// no operand on either side. Words that are not known as operands may be some.
+func (s *scanner) star() bool {
+	switch {
+	case s.prev.kind == tokDot:
+		return true
+	case s.operand, s.prev.kw == kwUsing:
+		return false
+	}
+	switch s.next.kind {
+	case tokEOF, tokSemicolon, tokComma, tokClose:
+		return true
+	}
+	switch s.next.kw {
+	case kwFrom, kwInto, kwWhere, kwGroup, kwHaving, kwWindow, kwUnion, kwIntersect, kwExcept,
+		kwOrder, kwLimit, kwOffset, kwFetch, kwFor:
+		return true
+	}
+	return false
 }
 
 // head looks at the tokens up to the first word, which says what the statement
@@ -335,7 +386,7 @@ func (s *scanner) param() {
 
 // open enters a parenthesis, which the word before it may have declared.
 func (s *scanner) open() {
-	f := frame{kind: s.opening}
+	f := s.opening
 	if top := s.top(); top.item {
 		top.item = false
 		if f.kind == plain {
@@ -345,7 +396,10 @@ func (s *scanner) open() {
 	if f.kind == fromItems {
 		f.clause, f.item = fromClause, true
 	}
-	s.opening = plain
+	if f.args > 0 && (s.next.kind == tokClose || s.src[s.next.pos:s.next.end] == "*") {
+		f.args = 0
+	}
+	s.opening = frame{}
 	s.push(f)
 }
 
@@ -358,7 +412,11 @@ func (s *scanner) close() {
 	}
 	s.leave()
 	kind := f.kind
+	if f.callee.kind != tokEOF {
+		s.visitFunction(f)
+	}
 	s.pop()
+	s.closeCTEs(kind)
 	s.operand = kind != notOperand
 	switch kind {
 	case cteColumns:

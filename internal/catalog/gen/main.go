@@ -40,50 +40,92 @@ type rule struct {
 // volatile or not callable from SQL, and Safe when stable or immutable.
 var rules = []rule{
 	// Stable or immutable, yet not to be shared.
-	{`pg_backend_pid|inet_client_addr|inet_client_port|pg_my_temp_schema|pg_is_other_temp_schema|pg_listening_channels|pg_cursor|pg_prepared_statement|pg_trigger_depth|pg_lock_status`,
-		catalog.Private, "state of the backend"},
-	{`version|inet_server_addr|inet_server_port|pg_postmaster_start_time|pg_conf_load_time|pg_config|pg_get_replication_slots|icu_unicode_version|unicode_version`,
-		catalog.Private, "differs across the hosts of one DSN"},
-	{`txid_current_if_assigned|pg_current_xact_id_if_assigned|txid_current_snapshot|pg_current_snapshot|mxid_age`,
-		catalog.Private, "identity of the caller's transaction or snapshot"},
-	{`txid_current|pg_current_xact_id`,
-		catalog.NeutralWrite, "assigns a transaction id"},
-	{`current_setting|pg_show_all_settings|pg_settings_get_flags|pg_client_encoding|get_current_ts_config`,
-		catalog.Private, "the session's settings"},
-	{`pg_stat_get_.*|pg_stat_have_stats|pg_timezone_names|pg_timezone_abbrevs.*|pg_relation_filepath|pg_available_extensions|pg_available_extension_versions|pg_extension_update_paths|pg_tablespace_location|pg_tablespace_databases|pg_numa_available|pg_get_sequence_data`,
-		catalog.Private, "state of the server outside snapshots"},
-	{`pg_event_trigger_.*`,
-		catalog.Denied, "only inside event triggers"},
-	{`(table|schema|database)_to_xml.*`,
-		catalog.Denied, "reads relations named by a string, views included"},
-	{`pg_input_is_valid|pg_input_error_info`,
-		catalog.Denied, "runs the checks of a domain named by a string"},
-	{`satisfies_hash_partition`,
-		catalog.Denied, "runs the support functions of a table named by an oid"},
+	{
+		`pg_backend_pid|inet_client_addr|inet_client_port|pg_my_temp_schema|pg_is_other_temp_schema|pg_listening_channels|pg_cursor|pg_prepared_statement|pg_trigger_depth|pg_lock_status`,
+		catalog.Private, "state of the backend",
+	},
+	{
+		`version|inet_server_addr|inet_server_port|pg_postmaster_start_time|pg_conf_load_time|pg_config|pg_get_replication_slots|icu_unicode_version|unicode_version`,
+		catalog.Private, "differs across the hosts of one DSN",
+	},
+	{
+		`txid_current_if_assigned|pg_current_xact_id_if_assigned|txid_current_snapshot|pg_current_snapshot|mxid_age`,
+		catalog.Private, "identity of the caller's transaction or snapshot",
+	},
+	{
+		`txid_current|pg_current_xact_id`,
+		catalog.NeutralWrite, "assigns a transaction id",
+	},
+	{
+		`current_setting|pg_show_all_settings|pg_settings_get_flags|pg_client_encoding|get_current_ts_config`,
+		catalog.Private, "the session's settings",
+	},
+	{
+		`pg_stat_get_.*|pg_stat_have_stats|pg_timezone_names|pg_timezone_abbrevs.*|pg_relation_filepath|pg_available_extensions|pg_available_extension_versions|pg_extension_update_paths|pg_tablespace_location|pg_tablespace_databases|pg_numa_available|pg_get_sequence_data`,
+		catalog.Private, "state of the server outside snapshots",
+	},
+	{
+		`pg_event_trigger_.*`,
+		catalog.Denied, "only inside event triggers",
+	},
+	{
+		`(table|schema|database)_to_xml.*`,
+		catalog.Denied, "reads relations named by a string, views included",
+	},
+	{
+		`pg_input_is_valid|pg_input_error_info`,
+		catalog.Denied, "runs the checks of a domain named by a string",
+	},
+	{
+		`satisfies_hash_partition`,
+		catalog.Denied, "runs the support functions of a table named by an oid",
+	},
 
 	// Volatile, but known to be harmless to the session.
-	{`random|random_normal|gen_random_uuid|uuidv4|uuidv7|array_sample|array_shuffle`,
-		catalog.Private, "a new value for every call"},
-	{`clock_timestamp|timeofday|pg_sleep|pg_sleep_for|pg_sleep_until`,
-		catalog.Private, "the clock of the call itself"},
-	{`currval|lastval|pg_sequence_last_value`,
-		catalog.Private, "sequence state, which no snapshot covers"},
-	{`current_query|pg_jit_available|pg_get_backend_memory_contexts|pg_blocking_pids|pg_safe_snapshot_blocking_pids|pg_notification_queue_usage|pg_collation_actual_version|pg_database_collation_actual_version`,
-		catalog.Private, "reads the state of backends"},
-	{`pg_(relation|table|indexes|total_relation|database|tablespace)_size|pg_partition_tree|pg_partition_ancestors|pg_column_toast_chunk_id`,
-		catalog.Private, "reads storage, which no snapshot covers"},
-	{`pg_is_in_recovery|pg_is_wal_replay_paused|pg_get_wal_replay_pause_state|pg_current_wal_.*lsn|pg_last_wal_(receive|replay)_lsn|pg_last_xact_replay_timestamp|pg_control_(checkpoint|init|recovery|system)|pg_get_wal_resource_managers|pg_get_wal_summarizer_state|pg_available_wal_summaries|pg_wal_summary_contents`,
-		catalog.Private, "reads the state of the WAL"},
-	{`pg_xact_status|txid_status|pg_xact_commit_timestamp|pg_xact_commit_timestamp_origin|pg_last_committed_xact|pg_get_multixact_members|pg_prepared_xact`,
-		catalog.Private, "reads the state of transactions"},
-	{`pg_get_shmem_allocations|pg_get_shmem_allocations_numa|pg_get_aios|pg_get_loaded_modules|pg_get_wait_events|pg_hba_file_rules|pg_ident_file_mappings|pg_show_all_file_settings|pg_show_replication_origin_status|pg_current_logfile|pg_ls_.*|pg_read_file|pg_read_binary_file|pg_stat_file|amvalidate`,
-		catalog.Private, "reads files or server memory"},
-	{`nextval|setval`,
-		catalog.NeutralWrite, "sequences: seen by everybody, never rolled back"},
-	{`pg_notify`,
-		catalog.NeutralWrite, "delivered at commit"},
-	{`pg_advisory_xact_lock(_shared)?|pg_try_advisory_xact_lock(_shared)?`,
-		catalog.NeutralWrite, "released at the end of the transaction"},
+	{
+		`random|random_normal|gen_random_uuid|uuidv4|uuidv7|array_sample|array_shuffle`,
+		catalog.Private, "a new value for every call",
+	},
+	{
+		`clock_timestamp|timeofday|pg_sleep|pg_sleep_for|pg_sleep_until`,
+		catalog.Private, "the clock of the call itself",
+	},
+	{
+		`currval|lastval|pg_sequence_last_value`,
+		catalog.Private, "sequence state, which no snapshot covers",
+	},
+	{
+		`current_query|pg_jit_available|pg_get_backend_memory_contexts|pg_blocking_pids|pg_safe_snapshot_blocking_pids|pg_notification_queue_usage|pg_collation_actual_version|pg_database_collation_actual_version`,
+		catalog.Private, "reads the state of backends",
+	},
+	{
+		`pg_(relation|table|indexes|total_relation|database|tablespace)_size|pg_partition_tree|pg_partition_ancestors|pg_column_toast_chunk_id`,
+		catalog.Private, "reads storage, which no snapshot covers",
+	},
+	{
+		`pg_is_in_recovery|pg_is_wal_replay_paused|pg_get_wal_replay_pause_state|pg_current_wal_.*lsn|pg_last_wal_(receive|replay)_lsn|pg_last_xact_replay_timestamp|pg_control_(checkpoint|init|recovery|system)|pg_get_wal_resource_managers|pg_get_wal_summarizer_state|pg_available_wal_summaries|pg_wal_summary_contents`,
+		catalog.Private, "reads the state of the WAL",
+	},
+	{
+		`pg_xact_status|txid_status|pg_xact_commit_timestamp|pg_xact_commit_timestamp_origin|pg_last_committed_xact|pg_get_multixact_members|pg_prepared_xact`,
+		catalog.Private, "reads the state of transactions",
+	},
+	{
+		`pg_get_shmem_allocations|pg_get_shmem_allocations_numa|pg_get_aios|pg_get_loaded_modules|pg_get_wait_events|pg_hba_file_rules|pg_ident_file_mappings|pg_show_all_file_settings|pg_show_replication_origin_status|pg_current_logfile|pg_ls_.*|pg_read_file|pg_read_binary_file|pg_stat_file|amvalidate`,
+		catalog.Private, "reads files or server memory",
+	},
+	{
+		`nextval|setval`,
+		catalog.NeutralWrite, "sequences: seen by everybody, never rolled back",
+	},
+	{
+		`pg_notify`,
+		catalog.NeutralWrite, "delivered at commit",
+	},
+	{
+		`pg_advisory_xact_lock(_shared)?|pg_try_advisory_xact_lock(_shared)?`,
+		catalog.NeutralWrite, "released at the end of the transaction",
+	},
 }
 
 // safeTemp are Private functions that say nothing when a view reaches them: they

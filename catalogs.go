@@ -1,0 +1,232 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/flightpg/flightpg/internal/catalog"
+	"github.com/flightpg/flightpg/internal/flight"
+)
+
+// database is what all connectors to one database in a process share.
+type database struct {
+	flight.Epoch
+	// ddl counts statements that may have changed the catalog. A set that was
+	// loaded at a lower count is out of date.
+	ddl atomic.Uint64
+}
+
+// catalogs keeps a connector's picture of the database's catalog: which names
+// make a statement unsafe to share. It is loaded before the first flight,
+// again after DDL that was seen on any session of the process, and again when
+// it is older than its time to live; only the first two make readers wait, for
+// at most catalogWait each.
+type catalogs struct {
+	db   *database
+	ttl  time.Duration // negative: no limit
+	load func(ctx context.Context) (*catalog.Set, error)
+
+	group   singleflight.Group // one load at a time
+	current atomic.Pointer[loaded]
+	retryAt atomic.Int64 // Unix nanoseconds before which a failed load is not tried again
+
+	loads    atomic.Uint64
+	failures atomic.Uint64
+	lastErr  atomic.Pointer[error]
+}
+
+// loaded is one picture. It is immutable but for stale.
+type loaded struct {
+	set   *catalog.Set
+	ddl   uint64 // the count when the load began
+	at    time.Time
+	stale atomic.Bool // its time to live is over, or a name was not found in it
+}
+
+const (
+	// catalogWait bounds how long a reader waits for a load. After it, names
+	// that only the catalog knows bypass until the load is there.
+	catalogWait = time.Second
+	// catalogTimeout bounds a load itself.
+	catalogTimeout = 30 * time.Second
+	// catalogRetry is the pause after a load that failed, or that was asked for
+	// because a name was not found.
+	catalogRetry = 5 * time.Second
+)
+
+// peek returns the set at hand, without waiting: nil if there is none that is
+// known to be up to date.
+func (c *catalogs) peek() *catalog.Set {
+	if l := c.current.Load(); l != nil && l.ddl == c.db.ddl.Load() {
+		return l.set
+	}
+	return nil
+}
+
+// get returns a set that is up to date as far as this process can know, nil if
+// none can be had in time.
+func (c *catalogs) get(ctx context.Context) *catalog.Set {
+	ddl := c.db.ddl.Load()
+	if l := c.current.Load(); l != nil && l.ddl >= ddl {
+		if l.stale.Load() && time.Now().UnixNano() >= c.retryAt.Load() {
+			c.start() // off the caller's path
+		}
+		return l.set
+	}
+	if time.Now().UnixNano() < c.retryAt.Load() {
+		return nil
+	}
+	wait := time.NewTimer(catalogWait)
+	defer wait.Stop()
+	for {
+		select {
+		case <-c.start():
+		case <-wait.C:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+		switch l := c.current.Load(); {
+		case l != nil && l.ddl >= ddl:
+			return l.set
+		case time.Now().UnixNano() < c.retryAt.Load():
+			return nil // it failed
+		}
+		// The load that was under way began before the DDL: once more.
+	}
+}
+
+// refresh loads the catalog now, and returns the load's error.
+func (c *catalogs) refresh(ctx context.Context) error {
+	// A load that is under way may have begun before what the caller knows of.
+	for range 2 {
+		select {
+		case r := <-c.start():
+			if r.Err != nil {
+				return r.Err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// start begins a load if none is under way, and returns where its end is told.
+func (c *catalogs) start() <-chan singleflight.Result {
+	return c.group.DoChan("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), catalogTimeout)
+		defer cancel()
+		l := &loaded{ddl: c.db.ddl.Load(), at: time.Now()}
+		c.loads.Add(1)
+		set, err := c.load(ctx)
+		if err != nil {
+			c.failures.Add(1)
+			c.lastErr.Store(&err)
+			c.retryAt.Store(time.Now().Add(catalogRetry).UnixNano())
+			return nil, err
+		}
+		c.lastErr.Store(nil)
+		l.set = set
+		if c.ttl > 0 {
+			time.AfterFunc(c.ttl, func() { l.stale.Store(true) })
+		}
+		c.current.Store(l)
+		return nil, nil
+	})
+}
+
+// unknown notes that a statement named something that the set does not have:
+// it may be new. The next reader starts a load in the background, at most one
+// in catalogRetry.
+func (c *catalogs) unknown(set *catalog.Set) {
+	if l := c.current.Load(); l != nil && l.set == set && time.Since(l.at) > catalogRetry {
+		l.stale.Store(true)
+	}
+}
+
+// soon makes the next reader start a load in the background.
+func (c *catalogs) soon() {
+	if l := c.current.Load(); l != nil {
+		l.stale.Store(true)
+	}
+}
+
+// peek returns the picture of the catalog at hand, if it is up to date.
+func (c *Connector) peek() *catalog.Set {
+	if c.catalogs == nil {
+		return nil
+	}
+	return c.catalogs.peek()
+}
+
+// catalog returns an up-to-date picture of the catalog. It may wait for it, and
+// returns nil if none can be had.
+func (c *Connector) catalog(ctx context.Context) *catalog.Set {
+	if c.catalogs == nil {
+		return nil
+	}
+	return c.catalogs.get(ctx)
+}
+
+// changed tells everyone in the process who uses the database that something
+// was written.
+func (c *Connector) changed(e effect) {
+	if e&effectDDL != 0 {
+		c.db.ddl.Add(1)
+	}
+	if e&effectMaybeDDL != 0 && c.catalogs != nil {
+		c.catalogs.soon()
+	}
+	c.db.Raise()
+}
+
+// loadCatalog asks a flight session, whose search_path and role are those that
+// the flights will have.
+func (c *Connector) loadCatalog(ctx context.Context) (*catalog.Set, error) {
+	l, err := c.flights.borrow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer l.release()
+	if l.pgx == nil {
+		return nil, errors.New("flightpg: the inner connection is not pgx's: its catalog cannot be asked")
+	}
+	return catalog.Load(ctx, func(ctx context.Context, sql string, row func(cells []string) error) error {
+		results := l.pgx.Conn().PgConn().Exec(ctx, sql)
+		for results.NextResult() {
+			rr := results.ResultReader()
+			for rr.NextRow() {
+				cells := make([]string, len(rr.Values()))
+				for i, v := range rr.Values() {
+					cells[i] = string(v)
+				}
+				if err := row(cells); err != nil {
+					return errors.Join(err, results.Close())
+				}
+			}
+		}
+		return results.Close()
+	})
+}
+
+// RefreshCatalog loads the catalog of db's database again, now: after DDL that
+// did not go through this process. It returns when reads are judged by the new
+// one. The error says that db was not opened with flightpg over pgx, or why the
+// catalog cannot be loaded; the old one then stays in use.
+func RefreshCatalog(ctx context.Context, db *sql.DB) error {
+	c, err := connectorOf(db)
+	if err != nil {
+		return err
+	}
+	if c.catalogs == nil {
+		return errors.New("flightpg: the inner driver is not pgx: there is no catalog to load")
+	}
+	c.open.Do(c.openPools)
+	return c.catalogs.refresh(ctx)
+}

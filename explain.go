@@ -1,0 +1,76 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/flightpg/flightpg/internal/judge"
+)
+
+// Verdict says whether a statement is shared between concurrent callers, and
+// why not.
+type Verdict struct {
+	Coalesce bool   // shared: a read through the handle joins or leads a flight
+	Reason   Reason // why not; ReasonNone if it is
+	Layer    string // which layer decided: "text", "catalog", "guard" or "session"
+	Name     string // the offending name or word, as PostgreSQL reads it; "" if there is none
+	Pos      int    // where it stands in the statement, in bytes from 0
+	Hint     string // what would change the verdict; "" if nothing can
+}
+
+// Decision returns "coalesce" or "bypass".
+func (v Verdict) Decision() string {
+	if v.Coalesce {
+		return "coalesce"
+	}
+	return "bypass"
+}
+
+// ExplainText judges a statement by its text alone: tables and views are taken
+// at their word, functions must be built-ins.
+func ExplainText(query string) Verdict {
+	return explained(judge.Judge(query, nil, judge.Options{TrustNames: true}))
+}
+
+// Explain judges a statement as a read through db outside a transaction would
+// be, now. It waits for the catalog if that is not loaded yet, or is out of
+// date. The error says that db was not opened with flightpg, or why the catalog
+// cannot be loaded.
+func Explain(ctx context.Context, db *sql.DB, query string) (Verdict, error) {
+	c, err := connectorOf(db)
+	if err != nil {
+		return Verdict{}, err
+	}
+	if why := Reason(c.off.Load()); why != ReasonNone {
+		return Verdict{Reason: why, Layer: "session", Hint: hints[why]}, nil
+	}
+	if c.mode(ctx) == ModeOff {
+		return Verdict{Reason: ReasonModeOff, Layer: "session", Hint: hints[ReasonModeOff]}, nil
+	}
+	c.open.Do(c.openPools)
+	if c.catalogs != nil && c.catalogs.peek() == nil {
+		if err := c.catalogs.refresh(ctx); err != nil {
+			return Verdict{}, err
+		}
+	}
+	v := c.verdicts.get(query, c.peek())
+	if v.reason == ReasonNone && v.refused.Load() {
+		return Verdict{Reason: ReasonRefused, Layer: "guard", Hint: hints[ReasonRefused]}, nil
+	}
+	return explained(v.judged), nil
+}
+
+var hints = map[Reason]string{
+	ReasonModeOff:      "set flight_mode to fenced, strict or join",
+	ReasonSeveralHosts: "add target_session_attrs=primary or read-write to the DSN",
+	ReasonHooks:        "give a Config.PartitionKey that says which contexts are alike",
+	ReasonSettings:     "set standard_conforming_strings to on and client_encoding to UTF8",
+	ReasonNoGuard:      "let the pooler use transaction or session pooling, or set flight_guard=off",
+	ReasonRefused:      "the server refused it in a read-only transaction: something that it reaches writes",
+}
+
+func explained(j judge.Verdict) Verdict {
+	v := Verdict{Reason: reasonOf(j.Result), Layer: j.Layer.String(), Name: j.Name, Pos: j.Pos, Hint: j.Hint()}
+	v.Coalesce = v.Reason == ReasonNone
+	return v
+}

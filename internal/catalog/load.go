@@ -1,0 +1,479 @@
+package catalog
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+//go:embed catalog.sql
+var catalogSQL string
+
+// A QueryFunc runs a query without parameters, in any protocol, and calls row
+// with the cells of each row, none of which is NULL. It may reuse the slice, but
+// not the strings. It returns row's error, if there is one.
+type QueryFunc func(ctx context.Context, sql string, row func(cells []string) error) error
+
+// Load reads what a session's database says about its names: one query, in one
+// round trip, for any role. Names are resolved as in that session, so it must
+// have the search_path of the sessions that the Set is used for, and no
+// temporary objects.
+func Load(ctx context.Context, query QueryFunc) (*Set, error) {
+	l := loader{
+		set: &Set{
+			schemas: map[string]*schema{},
+			builtin: map[string]struct{}{},
+			types:   map[string]*Fault{},
+		},
+		schemas: map[string]*schema{},
+		rowType: map[string]node{},
+		textual: map[string]bool{},
+		users:   map[node][]node{},
+	}
+	if err := query(ctx, catalogSQL, l.row); err != nil {
+		return nil, err
+	}
+	if l.set.version == 0 || len(l.names) == 0 {
+		return nil, fmt.Errorf("flightpg: the catalog query gave no answer")
+	}
+	l.link()
+	l.spread()
+	l.fill()
+	return l.set, nil
+}
+
+// A node is an object: a letter for its kind, and its OID.
+//
+//	f function   o operator   m operator family   c cast
+//	r relation that is read   t type whose values are used   T type that is converted to
+//
+// A value of type t has been read, compared or put out; a conversion to it can
+// do more, and T stands for that.
+type node uint64
+
+func nodeOf(kind byte, oid string) node {
+	n, _ := strconv.ParseUint(oid, 10, 32)
+	return node(kind)<<32 | node(n)
+}
+
+func (n node) oid() uint32 { return uint32(n) }
+
+// user reports whether the object was made by a user.
+func (n node) user() bool { return n.oid() >= 16384 }
+
+func (n node) as(kind byte) node { return node(kind)<<32 | node(n.oid()) }
+
+// loader puts the rows of catalog.sql together.
+type loader struct {
+	set     *Set
+	names   []string           // of the schemas in search_path
+	schemas map[string]*schema // by OID
+
+	relations []namedRelation
+	functions []namedFunction
+	types     []namedType
+	operators []namedOperator
+	casts     []cast
+	columns   [][2]string     // type, list of relations
+	rowType   map[string]node // by OID of the relation
+	isRow     map[node]bool   // the values of rowType
+	kinds     map[node]namedType
+	textual   map[string]bool // symbols of built-in operators on two texts
+
+	users  map[node][]node // object: those that use it
+	faults map[node]*Fault
+	rows   map[node]*Fault // relations with row-level security, and views over them
+	roots  []root
+	parent [][2]node // inheritance: parent, child
+}
+
+type root struct {
+	node
+	fault *Fault
+}
+
+type namedRelation struct {
+	in   *schema
+	name string
+	node node
+	kind byte
+	rls  bool
+}
+
+type namedFunction struct {
+	in        *schema
+	name      string
+	node      node
+	kind      byte // pg_proc.prokind
+	args      int
+	defaults  int
+	variadic  bool
+	firstType node // of its first argument
+}
+
+type namedType struct {
+	in   *schema
+	name string
+	node node
+	kind byte // pg_type.typtype
+	list bool // an array
+}
+
+type namedOperator struct {
+	in          *schema
+	name        string
+	node        node
+	left, right node
+}
+
+type cast struct {
+	node
+	source, target node
+	implicit       bool
+}
+
+// uses records that user is unsafe if used is.
+func (l *loader) uses(user, used node) {
+	if user != used {
+		l.users[used] = append(l.users[used], user)
+	}
+}
+
+func (l *loader) usesType(user, used node) {
+	l.uses(user.as('t'), used.as('t'))
+	l.uses(user.as('T'), used.as('T'))
+}
+
+func (l *loader) fault(n node, cause Cause, object string, class Class) {
+	l.roots = append(l.roots, root{n, &Fault{cause, object, class}})
+}
+
+// row takes one row of catalog.sql.
+func (l *loader) row(cells []string) error {
+	if len(cells) != 5 || cells[0] == "" {
+		return fmt.Errorf("flightpg: a row of the catalog query has %d columns", len(cells))
+	}
+	kind, oid, in, name, more := cells[0], cells[1], l.schemas[cells[2]], cells[3], strings.Fields(cells[4])
+	field := func(i int) string {
+		if i < len(more) {
+			return more[i]
+		}
+		return ""
+	}
+	switch kind {
+	case "v": // server_version_num
+		n, err := strconv.Atoi(name)
+		if err != nil {
+			return fmt.Errorf("flightpg: server version %q: %w", name, err)
+		}
+		l.set.version = n / 10000
+	case "s": // schema
+		s := &schema{
+			relations: map[string]relation{}, types: map[string]*Fault{}, functions: map[string][]function{},
+			operators: map[string]*Fault{}, unary: map[string]unary{},
+		}
+		l.schemas[oid], l.set.schemas[name] = s, s
+	case "p": // place in search_path
+		l.names = append(l.names, name)
+	case "r": // relation: kind, row type, security
+		if in == nil {
+			return nil
+		}
+		r := namedRelation{in, name, nodeOf('r', oid), field(0)[0], field(2) != ""}
+		if row := nodeOf('t', field(1)); row.oid() != 0 {
+			l.rowType[oid] = row
+		}
+		l.relations = append(l.relations, r)
+	case "w": // what a view does besides reading
+		n := nodeOf('r', oid)
+		for _, what := range more {
+			switch what {
+			case "lock":
+				l.fault(n, Locks, "", NeutralWrite)
+			case "write":
+				l.fault(n, Writes, "", Denied)
+			case "sample":
+				l.fault(n, Samples, "", Private)
+			}
+		}
+	case "f": // function: kind, volatility, arguments, defaults, variadic, runs SQL, types
+		f := namedFunction{in: in, name: name, node: nodeOf('f', oid), kind: field(0)[0], variadic: field(4) != "0"}
+		f.args, _ = strconv.Atoi(field(2))
+		f.defaults, _ = strconv.Atoi(field(3))
+		if f.args > 0 {
+			f.firstType = nodeOf('t', field(7))
+		}
+		for i := 6; i < len(more); i++ {
+			if t := nodeOf('t', more[i]); t.user() {
+				l.uses(f.node, t)
+			}
+		}
+		switch {
+		case f.kind == 'p', f.kind != 'a' && field(1) == "v":
+			l.fault(f.node, Volatile, name, Denied)
+		case field(5) == "1":
+			l.fault(f.node, RunsSQL, name, Denied)
+		}
+		if in != nil {
+			l.functions = append(l.functions, f)
+		}
+	case "b": // built-in function that something refers to: volatility, internal
+		class := Function(name)
+		volatile, internal := field(0) == "v", field(1) != ""
+		if volatile && class == Safe {
+			class = Denied
+		}
+		// What only the server itself calls is not on the list of the safe ones.
+		if volatile || class != Safe && !internal {
+			if class == Unknown {
+				class = Denied
+			}
+			l.fault(nodeOf('f', oid), Dangerous, name, class)
+		}
+	case "t": // type: kind, category, element
+		t := namedType{in, name, nodeOf('t', oid), field(0)[0], field(1) == "A"}
+		if elem := nodeOf('t', field(2)); elem.oid() != 0 {
+			l.usesType(t.node, elem)
+		}
+		if in != nil {
+			l.types = append(l.types, t)
+		}
+	case "a": // arrays of rows: type, element, type, element…
+		for i := 0; i+1 < len(more); i += 2 {
+			l.usesType(nodeOf('t', more[i]), nodeOf('t', more[i+1]))
+		}
+	case "k": // columns: type, relations
+		l.columns = append(l.columns, [2]string{oid, cells[4]})
+	case "o": // operator: kind, operands, result
+		l.operators = append(l.operators, namedOperator{in, name, nodeOf('o', oid), nodeOf('t', field(1)), nodeOf('t', field(2))})
+	case "O": // symbol of built-in operators: text
+		l.set.builtin[name] = struct{}{}
+		if field(0) == "text" {
+			l.textual[name] = true
+		}
+	case "c": // cast: source, target, context
+		l.casts = append(l.casts, cast{nodeOf('c', oid), nodeOf('t', field(0)), nodeOf('t', field(1)), field(2) == "i"})
+	case "e": // an object, and the objects of a kind that it uses
+		from, to := cells[2], cells[3]
+		if len(from) != 1 || len(to) != 1 {
+			return fmt.Errorf("flightpg: a row of the catalog query is of kinds %q, %q", from, to)
+		}
+		for _, target := range more {
+			switch n := nodeOf(to[0], target); from[0] {
+			case 't':
+				if to[0] == 't' {
+					l.usesType(nodeOf('t', oid), n)
+				}
+				l.uses(nodeOf('t', oid), n)
+			case 'i':
+				l.parent = append(l.parent, [2]node{nodeOf('r', oid), n})
+			default:
+				l.uses(nodeOf(from[0], oid), n)
+			}
+		}
+	}
+	return nil
+}
+
+// link adds what follows from the rows together.
+func (l *loader) link() {
+	l.isRow = make(map[node]bool, len(l.rowType))
+	for _, row := range l.rowType {
+		l.isRow[row] = true
+		l.uses(row.as('T'), row)
+	}
+	l.kinds = make(map[node]namedType, len(l.types))
+	for _, t := range l.types {
+		l.uses(t.node.as('T'), t.node)
+		l.kinds[t.node] = t
+	}
+	for _, c := range l.columns {
+		t := nodeOf('t', c[0])
+		for rel := range strings.FieldsSeq(c[1]) {
+			if row, ok := l.rowType[rel]; ok {
+				l.usesType(row, t)
+				l.uses(nodeOf('r', rel), row)
+			}
+		}
+	}
+	pgCatalog := l.set.schemas["pg_catalog"]
+	for _, r := range l.relations {
+		switch {
+		case r.kind == 'S':
+			l.fault(r.node, Sequence, r.name, Private)
+		case r.kind == 'f':
+			l.fault(r.node, Foreign, r.name, Private)
+		case r.in == pgCatalog && SessionView(r.name):
+			l.fault(r.node, SystemView, r.name, Private)
+		}
+	}
+	for _, c := range l.casts {
+		switch {
+		case c.implicit:
+			for _, t := range []node{c.source, c.target} {
+				if t.user() {
+					l.uses(t, c.node)
+				}
+			}
+		case c.target.user():
+			l.uses(c.target.as('T'), c.node)
+		case c.source.user():
+			// It is the source that tells the statements that can use it.
+			l.uses(c.source, c.node)
+		}
+	}
+}
+
+// spread finds all that reaches a fault.
+func (l *loader) spread() {
+	// Row-level security is the table's own: a parent's query applies none of its
+	// children's policies. It reaches views, and nothing else that a statement names.
+	l.faults = map[node]*Fault{}
+	for _, r := range l.relations {
+		if r.rls {
+			l.reach(r.node, &Fault{RowSecurity, r.name, Private}, true)
+		}
+	}
+	l.rows, l.faults = l.faults, map[node]*Fault{}
+
+	for _, p := range l.parent {
+		l.uses(p[0], p[1])
+	}
+	// What does most comes first, so that it is what an object is known for.
+	for _, class := range []Class{Denied, NeutralWrite, Private} {
+		for _, r := range l.roots {
+			if r.fault.Class == class {
+				l.reach(r.node, r.fault, false)
+			}
+		}
+	}
+	// An operator on two private types is as good as a part of these.
+	for again := true; again; {
+		again = false
+		for _, o := range l.operators {
+			f := l.faults[o.node]
+			if f == nil || !l.private(o) {
+				continue
+			}
+			for _, t := range []node{o.left, o.right} {
+				if l.faults[t] == nil {
+					l.reach(t, f, false)
+					again = true
+				}
+			}
+		}
+	}
+}
+
+// reach gives a fault to an object and to all that use it.
+func (l *loader) reach(n node, f *Fault, relations bool) {
+	queue := []node{n}
+	for len(queue) > 0 {
+		n, queue = queue[len(queue)-1], queue[:len(queue)-1]
+		if l.faults[n] != nil || relations && n>>32 != 'r' {
+			continue
+		}
+		l.faults[n] = f
+		queue = append(queue, l.users[n]...)
+	}
+}
+
+// private reports whether an operator can only be meant where a value of one of
+// its types is there already: no other value becomes one by itself, and literals
+// of no type are taken for text.
+func (l *loader) private(o namedOperator) bool {
+	return l.textual[o.name] && l.privateType(o.left) && l.privateType(o.right)
+}
+
+func (l *loader) privateType(t node) bool {
+	if !t.user() {
+		return false
+	}
+	for _, c := range l.casts {
+		if c.implicit && c.target == t && c.source != t {
+			return false
+		}
+	}
+	switch known := l.kinds[t]; known.kind {
+	case 'b', 'e', 'r', 'm': // base, enum, range, multirange
+		return !known.list
+	}
+	return false
+}
+
+func (l *loader) rowTypeOf(r namedRelation) node {
+	return l.rowType[strconv.FormatUint(uint64(r.node.oid()), 10)]
+}
+
+// fill makes the set of what was found.
+func (l *loader) fill() {
+	s := l.set
+	for _, name := range l.names {
+		if in := s.schemas[name]; in != nil {
+			s.path = append(s.path, in)
+		}
+	}
+	for _, r := range l.relations {
+		row := l.rowTypeOf(r).as('T')
+		v := relation{kind: r.kind, fault: l.faults[r.node], policy: l.rows[r.node], row: l.faults[row]}
+		r.in.relations[r.name] = v
+		if v.row != nil {
+			s.types[r.name] = worse(s.types[r.name], v.row)
+		}
+	}
+	for _, t := range l.types {
+		f := l.faults[t.node.as('T')]
+		t.in.types[t.name] = f
+		if f != nil {
+			s.types[t.name] = worse(s.types[t.name], f)
+		}
+	}
+	rowsConvert := false // rows of tables become values by themselves
+	tables := map[node]bool{}
+	for _, r := range l.relations {
+		if r.kind != 'c' {
+			tables[l.rowTypeOf(r)] = true
+		}
+	}
+	for _, c := range l.casts {
+		if c.implicit && tables[c.source] {
+			rowsConvert = true
+		}
+		if f := l.faults[c.node]; f != nil && !c.source.user() && !c.target.user() {
+			s.anything = worse(s.anything, f)
+		}
+	}
+	for _, f := range l.functions {
+		v := function{l.faults[f.node], int16(f.args - f.defaults), int16(f.args)}
+		if f.variadic {
+			v.min, v.max = max(v.min-1, 0), anyNumber
+		}
+		if f.kind == 'a' {
+			v.min, v.max = 0, anyNumber // WITHIN GROUP adds arguments
+		}
+		f.in.functions[f.name] = append(f.in.functions[f.name], v)
+		if v.fault == nil || v.min > 1 || v.max < 1 {
+			continue
+		}
+		u := f.in.unary[f.name]
+		// A domain may be one over rows; pseudo-types take rows.
+		if kind := l.kinds[f.firstType].kind; rowsConvert || l.isRow[f.firstType] || kind == 'd' || kind == 'p' {
+			u.row = worse(u.row, v.fault)
+		} else {
+			u.value = worse(u.value, v.fault)
+		}
+		f.in.unary[f.name] = u
+	}
+	for _, o := range l.operators {
+		if o.in == nil {
+			continue
+		}
+		f := l.faults[o.node]
+		if f != nil && l.private(o) {
+			f = nil
+		}
+		o.in.operators[o.name] = worse(o.in.operators[o.name], f)
+	}
+}

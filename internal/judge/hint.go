@@ -1,0 +1,53 @@
+package judge
+
+import (
+	"fmt"
+
+	"github.com/flightpg/flightpg/internal/catalog"
+	"github.com/flightpg/flightpg/internal/sqlscan"
+)
+
+// Hint says in one sentence what was found and what would change the verdict, as
+// far as the catalog layer knows. It is empty for what the text layer decided.
+func (v *Verdict) Hint() string {
+	if v.Layer != Catalog {
+		return ""
+	}
+	switch v.Reason {
+	case sqlscan.CatalogUnavailable:
+		return "the database's catalog could not be read, so what " + v.Name + " does is not known"
+	case sqlscan.UnknownRelation, sqlscan.UnknownType, sqlscan.UnknownFunction, sqlscan.UnknownOperator:
+		return v.Name + " was not in the search_path when the catalog was read; if it is new, the next reading finds it"
+	}
+	f := v.fault
+	if f == nil {
+		return ""
+	}
+	subject := ""
+	if f.Object != v.Name {
+		subject = v.Name + " reaches "
+	}
+	switch f.Cause {
+	case catalog.Volatile:
+		return fmt.Sprintf("%sfunction %s is volatile: declare it STABLE or IMMUTABLE if it only reads", subject, f.Object)
+	case catalog.Dangerous:
+		return fmt.Sprintf("%sbuilt-in function %s, whose answer belongs to one call or session, or which has an effect", subject, f.Object)
+	case catalog.RunsSQL:
+		return fmt.Sprintf("%sfunction %s runs SQL from a string", subject, f.Object)
+	case catalog.RowSecurity:
+		return fmt.Sprintf("%stable %s has row-level security: what a read sees depends on who asks", subject, f.Object)
+	case catalog.Foreign:
+		return fmt.Sprintf("%sforeign table %s, which no snapshot of this database covers", subject, f.Object)
+	case catalog.Sequence:
+		return fmt.Sprintf("%ssequence %s, which no snapshot covers", subject, f.Object)
+	case catalog.SystemView:
+		return fmt.Sprintf("%s%s, which shows a session, its settings or the server's statistics", subject, f.Object)
+	case catalog.Locks:
+		return "view " + v.Name + " locks rows, or is over one that does"
+	case catalog.Writes:
+		return "view " + v.Name + " writes, or is over one that does"
+	case catalog.Samples:
+		return "view " + v.Name + " has TABLESAMPLE without REPEATABLE, or is over one that does"
+	}
+	return ""
+}

@@ -1,0 +1,56 @@
+package judge
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/flightpg/flightpg/internal/sqlscan"
+)
+
+// TestHostile holds both layers to the table of statements for a database full
+// of traps. What the table says is checked on the server first: a statement
+// marked hit must call a volatile function, and one marked clean must not.
+func TestHostile(t *testing.T) {
+	conn := connect(t, database(t, "testdata/hostile.sql"))
+	set := load(t, conn)
+	checkTable(t, conn, "testdata/hostile.tsv", func(sql string) Verdict { return Judge(sql, set, Options{}) })
+}
+
+func checkTable(t *testing.T, conn *pgx.Conn, file string, judge func(string) Verdict) {
+	t.Helper()
+	for _, row := range readTSV(t, file) {
+		if len(row) != 3 {
+			t.Fatalf("bad row %q", row)
+		}
+		shared, oracle, sql := row[0] == "coalesce", row[1], row[2]
+		if oracle != "-" {
+			before := hits(t, conn)
+			if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+				t.Errorf("%s: %v", sql, err)
+			}
+			if called := hits(t, conn) != before; called != (oracle == "hit") {
+				t.Errorf("%s: a volatile function was called: %v; the table says %s", sql, called, oracle)
+			}
+		}
+		v := judge(sql)
+		if shared != (v.Class == sqlscan.Read) {
+			t.Errorf("Judge(%q) = %v, %v %q: %s; want %s", sql, v.Class, v.Reason, v.Name, v.Hint(), row[0])
+		}
+		if v.Layer == Catalog && v.Hint() == "" {
+			t.Errorf("Judge(%q) = %v, %v %q without a hint", sql, v.Class, v.Reason, v.Name)
+		}
+		if v := Judge(sql, nil, Options{}); !shared && v.Class == sqlscan.Read {
+			t.Errorf("Judge(%q) without a catalog = read; want %s", sql, row[0])
+		}
+	}
+}
+
+// hits returns how often volatile functions have been called.
+func hits(t *testing.T, conn *pgx.Conn) (n int64) {
+	t.Helper()
+	if err := conn.QueryRow(t.Context(), "SELECT last_value FROM public.hits").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

@@ -1,0 +1,107 @@
+// Package judge says of one SQL text whether its rows may be shared: what the
+// text tells (package sqlscan) and what a database says about the names in it
+// (package catalog), put together.
+//
+// Reading order: judge.go (both layers), names.go (what each kind of name must
+// fulfil), hint.go (what a user can do about a verdict).
+package judge
+
+import (
+	"github.com/flightpg/flightpg/internal/catalog"
+	"github.com/flightpg/flightpg/internal/sqlscan"
+)
+
+// A Layer is the part of the policy that decided.
+type Layer uint8
+
+const (
+	Text    Layer = iota // the statement by itself
+	Catalog              // the database's catalog, or the want of it
+)
+
+func (l Layer) String() string {
+	if l == Catalog {
+		return "catalog"
+	}
+	return "text"
+}
+
+// A Verdict is the answer on one text. Its rows may be shared if Class is
+// sqlscan.Read.
+type Verdict struct {
+	sqlscan.Result
+	Layer Layer
+
+	// Stale: a name was not there when the catalog was read, so reading it again
+	// may change the verdict.
+	Stale bool
+
+	fault *catalog.Fault // what Hint explains
+}
+
+// Options adapt Judge to what its caller knows.
+type Options struct {
+	// RLS lets reads of tables with row-level security pass: all who could share
+	// them are the same role, in sessions with the same settings. What a policy
+	// reaches is judged all the same.
+	RLS bool
+
+	// TrustNames, where there is no catalog, takes every name for what it seems:
+	// tables are tables, operators and types are built in. Without both, only
+	// names qualified with pg_catalog are known.
+	TrustNames bool
+}
+
+// Judge judges a text. Without a catalog, set is nil. Judge may be called from
+// several goroutines at once.
+func Judge(sql string, set *catalog.Set, opts Options) Verdict {
+	if set == nil {
+		return withoutCatalog(sql, opts)
+	}
+	j := judge{set: set, rls: opts.RLS, worst: finding{class: sqlscan.Read}}
+	text := sqlscan.Options{Version: set.Version(), Visit: j.visit}.Scan(sql)
+	if f := set.Everything(); f != nil {
+		j.find(sqlscan.UnsafeCast, f, sqlscan.Name{Name: f.Object})
+	}
+	if j.item {
+		j.take(&j.ofItem)
+	}
+
+	found := &j.worst
+	if j.unknown.reason != sqlscan.None && found.class != sqlscan.Other && text.Class != sqlscan.Write {
+		// A view that is not known can do anything. But what is written to is
+		// mostly a table: taking it for more would cost a session each time.
+		found = &j.unknown
+	}
+	if !found.class.Worse(text.Class) {
+		return Verdict{Result: text}
+	}
+	v := Verdict{Result: text, Layer: Catalog, Stale: found.stale, fault: found.fault}
+	v.Class, v.Reason, v.Name, v.Pos = found.class, found.reason, found.name, found.pos
+	return v
+}
+
+// withoutCatalog judges by the text alone.
+func withoutCatalog(sql string, opts Options) Verdict {
+	v := Verdict{Result: sqlscan.Scan(sql)}
+	if opts.TrustNames || v.Class != sqlscan.Read {
+		return v
+	}
+	sqlscan.Names(sql, func(n sqlscan.Name) bool {
+		switch n.Kind {
+		case sqlscan.OtherName:
+			return true
+		case sqlscan.RelationName:
+			if n.CTE || n.Schema == "information_schema" {
+				return true
+			}
+		}
+		if n.Schema == "pg_catalog" {
+			return true
+		}
+		v.Class, v.Reason, v.Layer = sqlscan.Other, sqlscan.CatalogUnavailable, Catalog
+		v.Name, v.Pos = n.Name, n.Pos
+		return false
+	})
+	return v
+}

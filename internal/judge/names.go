@@ -1,0 +1,186 @@
+package judge
+
+import (
+	"github.com/flightpg/flightpg/internal/catalog"
+	"github.com/flightpg/flightpg/internal/sqlscan"
+)
+
+// judge collects what a catalog says about the names of one statement.
+type judge struct {
+	set *catalog.Set
+	rls bool
+
+	worst   finding
+	unknown finding // the first relation that the catalog does not have
+
+	// A function in FROM makes its alias a value of any type: x.f can call f with
+	// it. The function can come later in the text than the first such f.
+	item   bool
+	ofItem finding
+}
+
+// A finding is something that the catalog knows against a statement.
+type finding struct {
+	class  sqlscan.Class
+	reason sqlscan.Reason
+	name   string
+	pos    int
+	stale  bool
+	fault  *catalog.Fault
+}
+
+// take keeps a finding if it is worse than those before.
+func (j *judge) take(f *finding) {
+	if f.reason != sqlscan.None && f.class.Worse(j.worst.class) {
+		j.worst = *f
+	}
+}
+
+// find records that a name is at fault.
+func (j *judge) find(r sqlscan.Reason, f *catalog.Fault, n sqlscan.Name) {
+	found := findingOf(r, f, n)
+	j.take(&found)
+}
+
+func findingOf(r sqlscan.Reason, f *catalog.Fault, n sqlscan.Name) finding {
+	found := finding{class: sqlscan.Other, reason: r, name: n.Name, pos: n.Pos, fault: f}
+	switch f.Class {
+	case catalog.Private:
+		found.class = sqlscan.PrivateRead
+	case catalog.NeutralWrite:
+		found.class = sqlscan.Write
+	}
+	return found
+}
+
+// miss records that the catalog does not have a name, so that it can mean
+// anything.
+func (j *judge) miss(r sqlscan.Reason, n sqlscan.Name) {
+	f := finding{class: sqlscan.Other, reason: r, name: n.Name, pos: n.Pos, stale: true}
+	if r != sqlscan.UnknownRelation {
+		j.take(&f)
+	} else if j.unknown.reason == sqlscan.None {
+		j.unknown = f
+	}
+}
+
+// visit judges one name, and reports whether the others matter.
+func (j *judge) visit(n sqlscan.Name) bool {
+	switch n.Kind {
+	case sqlscan.RelationName:
+		j.relation(n)
+	case sqlscan.FunctionName:
+		j.function(n)
+	case sqlscan.OperatorName:
+		j.operator(n)
+	case sqlscan.TypeName:
+		j.typ(n)
+	case sqlscan.AttributeName:
+		j.attribute(n)
+	}
+	return j.worst.class != sqlscan.Other
+}
+
+func (j *judge) relation(n sqlscan.Name) {
+	r, ok := j.set.Relation(n.Schema, n.Name)
+	if !ok {
+		if !n.CTE {
+			j.miss(sqlscan.UnknownRelation, n)
+		}
+		return
+	}
+	// A WITH query hides the relation of its name, but not in its own text and
+	// not everywhere in the statement: the relation counts all the same.
+	if f := r.Fault; f != nil {
+		reason := sqlscan.UnsafeTable
+		switch {
+		case r.View:
+			reason = sqlscan.UnsafeView
+		case f.Cause == catalog.Sequence:
+			reason = sqlscan.SequenceRelation
+		case f.Cause == catalog.Foreign:
+			reason = sqlscan.ForeignTable
+		}
+		j.find(reason, f, n)
+	}
+	if f := r.Policy; f != nil && !j.rls {
+		j.find(sqlscan.RowSecurity, f, n)
+	}
+}
+
+func (j *judge) function(n sqlscan.Name) {
+	if n.Item {
+		j.item = true
+	}
+	fault, found := j.set.Function(n.Schema, n.Name, n.Args)
+	if fault != nil {
+		j.find(sqlscan.UnsafeFunction, fault, n)
+		return
+	}
+	// name(x) is also a conversion to a type, and name(1) '…' a literal of it. It
+	// is a function if there is one that fits, but that depends on types.
+	if f := j.set.UnsafeType(n.Name); f != nil {
+		j.find(sqlscan.UnsafeType, f, n)
+		return
+	}
+	if found || n.Schema == "?" || j.builtin(n) {
+		return // what the text layer has judged
+	}
+	if _, ok := j.set.Type(n.Schema, n.Name); !ok {
+		j.miss(sqlscan.UnknownFunction, n)
+	}
+}
+
+// builtin reports whether a call can mean a built-in function, or syntax that
+// looks like one.
+func (j *judge) builtin(n sqlscan.Name) bool {
+	switch n.Schema {
+	case "pg_catalog":
+		if sqlscan.FunctionSyntax(n.Name, j.set.Version()) {
+			return true
+		}
+	case "":
+	default:
+		return false
+	}
+	info := catalog.Lookup(n.Name)
+	return info.Class != catalog.Unknown && info.Since <= max(j.set.Version(), catalog.Oldest)
+}
+
+func (j *judge) operator(n sqlscan.Name) {
+	switch fault, found := j.set.Operator(n.Schema, n.Name); {
+	case fault != nil:
+		j.find(sqlscan.UnsafeOperator, fault, n)
+	case !found:
+		j.miss(sqlscan.UnknownOperator, n)
+	}
+}
+
+func (j *judge) typ(n sqlscan.Name) {
+	switch fault, found := j.set.Type(n.Schema, n.Name); {
+	case fault != nil:
+		j.find(sqlscan.UnsafeType, fault, n)
+	case !found && !n.Maybe:
+		j.miss(sqlscan.UnknownType, n)
+	}
+}
+
+// attribute judges x.name: mostly a column, but also a function called with x,
+// or a conversion of x.
+func (j *judge) attribute(n sqlscan.Name) {
+	row, value := j.set.Attribute(n.Name)
+	if row != nil {
+		j.find(sqlscan.UnsafeFunction, row, n)
+	}
+	reason := sqlscan.UnsafeFunction
+	if value == nil {
+		value, reason = j.set.UnsafeType(n.Name), sqlscan.UnsafeType
+	}
+	switch {
+	case value == nil:
+	case n.Bare || j.item:
+		j.find(reason, value, n)
+	case j.ofItem.reason == sqlscan.None:
+		j.ofItem = findingOf(reason, value, n)
+	}
+}
