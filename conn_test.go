@@ -147,8 +147,12 @@ func TestConn_Stmt(t *testing.T) {
 		if n := f.opened(); n != 1 {
 			t.Errorf("%d sessions; want 1", n)
 		}
+		before := slices.Clone(f.log)
 		if err := stmt.Close(); err != nil {
 			t.Error(err)
+		}
+		if !slices.Equal(f.log, before) || f.opened() != 1 {
+			t.Errorf("closing the statement did %q; want nothing", f.log[len(before):])
 		}
 	})
 	bubble(t, "ArgumentCountIsChecked", func(t *testing.T) {
@@ -254,6 +258,25 @@ func TestConn_State(t *testing.T) {
 		if n := f.opened(); n != 1 {
 			t.Errorf("%d sessions; want 1", n)
 		}
+		if s := ReadStats(db); s.Execs != 40 {
+			t.Errorf("Stats = %+v; want 40 execs", s)
+		}
+	})
+	bubble(t, "MaxIdle", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{MaxIdle: 3})
+		var conns []*sql.Conn
+		for range 5 {
+			c := mustConn(t, db)
+			mustExec(t, c, "INSERT INTO t VALUES (1)")
+			conns = append(conns, c)
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+		if n := f.open(); n != 3 {
+			t.Errorf("%d sessions are kept; want 3", n)
+		}
 	})
 	bubble(t, "DetachedUntilSomethingBypasses", func(t *testing.T) {
 		f := &fakeServer{}
@@ -302,6 +325,70 @@ func TestConn_State(t *testing.T) {
 		}
 		if len(seen) != 3 || seen[int(own)] != 1 {
 			t.Errorf("sessions of three connections at a time: %v; want three, the pinned one for its owner only", seen)
+		}
+	})
+	bubble(t, "PinnedByAQuery", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		c := mustConn(t, db)
+		own := mustInt(t, c, "SELECT vol_f()")
+		c.Close()
+		if got := mustInt(t, db, hotQuery, 1); got != own {
+			t.Errorf("the read ran on session %d; want %d, whose state the function may have changed", got, own)
+		}
+	})
+	bubble(t, "PinnedSessionThatDiedIsReplaced", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		for i := range 2 {
+			c := mustConn(t, db)
+			mustExec(t, c, "SET a = 1")
+			if i == 0 {
+				c.Close()
+				f.sessions[0].bad = true // while it lay idle
+			} else {
+				f.sessions[len(f.sessions)-1].invalid = true // while it was in use
+				c.Close()
+			}
+		}
+		mustExec(t, db, "SET a = 2")
+		if got := f.on("SET a = 1"); !slices.Equal(got, []int{1, 2}) {
+			t.Errorf("SET a = 1 ran on %v; want session 1, then 2", got)
+		}
+		if got := f.on("CLOSE"); !slices.Equal(got, []int{1, 2}) {
+			t.Errorf("closed %v; want 1 and 2", got)
+		}
+	})
+	bubble(t, "TransactionKeepsItsSessionToTheEnd", func(t *testing.T) {
+		end := make(chan struct{})
+		f := &fakeServer{answer: func(_ context.Context, s *fakeSession, query string, _ []driver.NamedValue) (*fakeRows, error) {
+			if query == "COMMIT" || query == "ROLLBACK" {
+				<-end
+			}
+			return oneRow(int64(s.id)), nil
+		}}
+		db := openFake(t, f, Config{})
+		var txs []*sql.Tx
+		for range 2 {
+			tx, err := db.Begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			txs = append(txs, tx)
+		}
+		done := make(chan error, 2)
+		go func() { done <- txs[0].Commit() }()
+		go func() { done <- txs[1].Rollback() }()
+		synctest.Wait()
+		mustExec(t, db, "INSERT INTO t VALUES (1)")
+		if got := f.on("INSERT INTO t VALUES (1)"); got[0] != 3 {
+			t.Errorf("a write ran on session %d, whose transaction has not ended", got[0])
+		}
+		close(end)
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	bubble(t, "TransactionUsesOneSession", func(t *testing.T) {
@@ -418,6 +505,41 @@ func TestConn_State(t *testing.T) {
 	})
 }
 
+// TestConn_NothingShared looks at what runs where when sharing is switched off.
+func TestConn_NothingShared(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		off  Reason // of the connector
+		mode Mode
+		want Reason
+	}{
+		{"SeveralHosts", ReasonSeveralHosts, ModeFenced, ReasonSeveralHosts},
+		{"ModeOff", ReasonNone, ModeOff, ReasonModeOff},
+	} {
+		bubble(t, tc.name, func(t *testing.T) {
+			c, err := Wrap(&fakeServer{}, Config{Mode: tc.mode})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.off.Store(uint32(tc.off))
+			db := c.OpenDB()
+			defer db.Close()
+			mustInt(t, db, hotQuery, 1)
+			stmt, err := db.Prepare(hotQuery)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stmt.Close()
+			if err := stmt.QueryRow(1).Scan(new(int)); err != nil {
+				t.Error(err)
+			}
+			if s := ReadStats(db); s.Bypasses[tc.want] == 0 || s.Flights != 0 || s.FlightBackends != 0 || s.SessionBackends != 1 {
+				t.Errorf("Stats = %+v; want all on one session, and bypasses as %v", s, tc.want)
+			}
+		})
+	}
+}
+
 func TestConn_Close(t *testing.T) {
 	bubble(t, "DuringTransaction", func(t *testing.T) {
 		f := &fakeServer{}
@@ -437,6 +559,52 @@ func TestConn_Close(t *testing.T) {
 		synctest.Wait()
 		if n := f.open(); n != 0 {
 			t.Errorf("%d sessions open after Close and Rollback; want none", n)
+		}
+	})
+	bubble(t, "GivesKeptResultsBack", func(t *testing.T) {
+		c, err := Wrap(&fakeServer{}, Config{Window: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := c.OpenDB()
+		mustInt(t, db, hotQuery, 1)
+		if s := c.Stats(); s.BufferedBytes == 0 {
+			t.Errorf("Stats = %+v; want a kept result", s)
+		}
+		db.Close()
+		if s := c.Stats(); s.BufferedBytes != 0 || c.table.Keys() != 0 {
+			t.Errorf("Stats = %+v, %d keys; want nothing kept", s, c.table.Keys())
+		}
+	})
+	bubble(t, "OfAConnectionInATransaction", func(t *testing.T) {
+		f := &fakeServer{}
+		c, err := Wrap(f, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dc, err := c.Connect(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cn := dc.(*conn)
+		if _, err := cn.BeginTx(t.Context(), driver.TxOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cn.ExecContext(t.Context(), "INSERT INTO t VALUES (1)", nil); err != nil {
+			t.Fatal(err)
+		}
+		before := c.Stats().Fences
+		if err := cn.Close(); err != nil {
+			t.Error(err)
+		}
+		if c.Stats().Fences == before {
+			t.Error("no fence for a transaction that wrote and whose end nobody knows")
+		}
+		if n := f.open(); n != 0 {
+			t.Errorf("%d sessions open; want the one in a transaction closed", n)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 	bubble(t, "DuringFlight", func(t *testing.T) {
@@ -518,6 +686,56 @@ func TestConn_SessionConns(t *testing.T) {
 			t.Errorf("Stats = %+v; want one eviction and at most 2 sessions", s)
 		}
 	})
+	bubble(t, "LongestIdleIsClosedForGood", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{SessionConns: 2})
+		first, second, third := mustConn(t, db), mustConn(t, db), mustConn(t, db)
+		mustExec(t, first, "SET a = 1")
+		mustExec(t, second, "SET a = 2")
+		second.Close()
+		first.Close()
+		mustExec(t, third, "INSERT INTO t VALUES (1)") // needs room
+		if got := f.on("CLOSE"); !slices.Equal(got, []int{2}) {
+			t.Errorf("closed %v; want 2, idle for longest", got)
+		}
+		if got := f.on("INSERT INTO t VALUES (1)"); !slices.Equal(got, []int{3}) {
+			t.Errorf("ran on %v; want a new session", got)
+		}
+		third.Close()
+		// The connection that was pinned to it is gone too.
+		for _, c := range []*sql.Conn{mustConn(t, db), mustConn(t, db), mustConn(t, db)} {
+			mustInt(t, c, hotQuery, 1)
+			defer c.Close()
+		}
+		if s := ReadStats(db); s.Bypasses[ReasonSession] != 1 || s.Flights != 2 {
+			t.Errorf("Stats = %+v; want one read on the session still pinned, two on flights", s)
+		}
+		wantWanted(t, db, 1)
+	})
+	bubble(t, "NoneIsClosedWhileThereIsRoom", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{SessionConns: 2})
+		pinned, other := mustConn(t, db), mustConn(t, db)
+		defer other.Close()
+		mustExec(t, pinned, "SET a = 1")
+		pinned.Close()
+		for range 3 {
+			mustExec(t, other, "INSERT INTO t VALUES (1)")
+		}
+		if s := ReadStats(db); s.Evictions != 0 || f.count("CLOSE") != 0 {
+			t.Errorf("Stats = %+v; want no eviction", s)
+		}
+	})
+	bubble(t, "ThoseThatGotNoneWantNone", func(t *testing.T) {
+		boom := errors.New("connection refused")
+		db := openFake(t, &fakeServer{connect: func(context.Context) error { return boom }}, Config{SessionConns: 1})
+		for range 3 {
+			if _, err := db.Exec("INSERT INTO t VALUES (1)"); err != boom {
+				t.Errorf("Exec = %v; want %v", err, boom)
+			}
+		}
+		wantWanted(t, db, 0)
+	})
 	bubble(t, "PinnedThatGoesIdleWhileOthersWait", func(t *testing.T) {
 		f := &fakeServer{}
 		db := openFake(t, f, Config{SessionConns: 1})
@@ -532,6 +750,9 @@ func TestConn_SessionConns(t *testing.T) {
 		c.Close()
 		if err := <-done; err != nil { // the bubble would deadlock if nobody made room
 			t.Error(err)
+		}
+		if s := ReadStats(db); s.Evictions != 1 {
+			t.Errorf("Stats = %+v; want one eviction", s)
 		}
 	})
 	bubble(t, "ProgressForEver", func(t *testing.T) {
@@ -580,10 +801,24 @@ func TestConn_SessionConns(t *testing.T) {
 		if n := done.Load(); n != 64*50 {
 			t.Errorf("%d of %d calls done", n, 64*50)
 		}
-		if s := ReadStats(db); s.SessionBackends > 4 || s.FlightBackends > 2 {
+		s := ReadStats(db)
+		if s.SessionBackends > 4 || s.FlightBackends > 2 {
 			t.Errorf("Stats = %+v; want at most 4 sessions and 2 flight backends", s)
 		}
+		c, _ := connectorOf(db)
+		wantWanted(t, db, len(c.sessions.parked))
 	})
+}
+
+// wantWanted checks the number that evictions go by: sessions that are lent.
+func wantWanted(t *testing.T, db *sql.DB, want int) {
+	t.Helper()
+	c, _ := connectorOf(db)
+	c.sessions.mu.Lock()
+	defer c.sessions.mu.Unlock()
+	if c.sessions.wanted != want {
+		t.Errorf("%d sessions are wanted; want %d", c.sessions.wanted, want)
+	}
 }
 
 func TestConn_WritesAreNotDelayed(t *testing.T) {

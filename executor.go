@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/flightpg/flightpg/internal/flight"
 )
@@ -42,16 +45,24 @@ type launch struct {
 }
 
 // Run implements flight.Runner.
-func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
+func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (res *result, err error) {
 	timeout := l.c.cfg.Timeout
 	if timeout > 0 {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, timeout, errFlightTimeout)
-		defer stop()
+		// No deadline on the context: live rows outlast the flight, under their
+		// caller's own.
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		timer := time.AfterFunc(timeout, func() { cancel(errFlightTimeout) })
+		defer func() {
+			timer.Stop()
+			if res == nil || res.live == nil {
+				cancel(nil)
+			}
+		}()
 	}
-	res, err := l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
+	res, err = l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
 	if err != nil && context.Cause(ctx) == errFlightTimeout {
-		return nil, fmt.Errorf("flightpg: the shared read took longer than flight_timeout (%v): %w", timeout, err)
+		return nil, fmt.Errorf("flightpg: the shared read took longer than flight_timeout (%v): %w", timeout, context.DeadlineExceeded)
 	}
 	if err == nil && res.live != nil {
 		l.c.stats.overflows.Add(1)
@@ -121,7 +132,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			r.v.refuse() // it turned the guard off: never again on a flight
 		}
 		_, passed := failure.(bypassError)
-		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure))
+		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure) || stalePlan(failure))
 		l.cancelled = ctx.Err() != nil
 		l.release()
 		if !retry && !stopped {
@@ -142,6 +153,15 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			return nil, err
 		}
 	}
+}
+
+// stalePlan reports whether err says that DDL has changed the result of a
+// prepared statement ("cached plan must not change result type"), or that the
+// server has lost it. pgx has thrown it away by now: the next execution prepares
+// it anew.
+func stalePlan(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "26000")
 }
 
 // attempt runs the read once.

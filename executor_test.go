@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -175,8 +176,9 @@ func TestShared_Retry(t *testing.T) {
 		if n != 1 || rows.Err() != nil {
 			t.Errorf("%d rows, error %v; want the whole result once", n, rows.Err())
 		}
+		rows.Close()
 		if n := ReadStats(db).BufferedBytes; n != 0 {
-			rows.Close()
+			t.Errorf("%d bytes are still counted", n)
 		}
 	})
 	bubble(t, "PastOtherDeadSessions", func(t *testing.T) {
@@ -185,7 +187,7 @@ func TestShared_Retry(t *testing.T) {
 		var conns []*lease
 		c, _ := connectorOf(db)
 		mustInt(t, db, hotQuery, 1)
-		for range 5 {
+		for range 20 {
 			l, err := c.flights.borrow(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -196,16 +198,84 @@ func TestShared_Retry(t *testing.T) {
 			l.release()
 		}
 		f.answer = func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
-			if s.id <= 5 {
-				for _, s := range f.sessions[:5] {
-					s.bad = true // the server restarted: all of them are dead
+			if s.id <= 20 {
+				for _, s := range f.sessions[:20] {
+					s.dead = true // the server restarted, and nobody knows
 				}
 				return nil, driver.ErrBadConn
 			}
 			return oneRow(int64(s.id)), nil
 		}
-		if got := mustInt(t, db, hotQuery, 1); got != 6 {
-			t.Errorf("the answer came from session %d; want 6", got)
+		if got := mustInt(t, db, hotQuery, 1); got != 21 {
+			t.Errorf("the answer came from session %d; want 21", got)
+		}
+		if n := f.count(hotQuery); n != 3 {
+			t.Errorf("ran %d times; want 3: before the restart, on one dead session, on a live one", n)
+		}
+	})
+	bubble(t, "AfterACancelThatCameLate", func(t *testing.T) {
+		late := &pgconn.PgError{Code: "57014", Message: "canceling statement due to user request"}
+		fail := func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) { return nil, late }
+		f := &fakeServer{answer: fail}
+		db := openFake(t, f, Config{})
+		// A session on which nothing was cancelled: the server's own reason.
+		if _, err := queryInt(context.Background(), db, hotQuery, 1); err != late {
+			t.Errorf("Query = %v; want %v", err, late)
+		}
+		f.answer = gated(nil)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := queryInt(ctx, db, hotQuery, 1); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Query = %v; want %v", err, context.DeadlineExceeded)
+		}
+		synctest.Wait()
+		first := true
+		f.answer = func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			if first {
+				first = false
+				return nil, late // the request to cancel the query before
+			}
+			return oneRow(int64(s.id)), nil
+		}
+		mustInt(t, db, hotQuery, 1)
+		if s := ReadStats(db); s.Retries != 1 || f.opened() != 1 {
+			t.Errorf("Stats = %+v; want one retry, on the one session", s)
+		}
+		f.answer = fail // it has come: this one is another's
+		if _, err := queryInt(context.Background(), db, hotQuery, 1); err != late {
+			t.Errorf("Query = %v; want %v", err, late)
+		}
+		if s := ReadStats(db); s.Retries != 1 {
+			t.Errorf("Stats = %+v; want no second retry", s)
+		}
+	})
+	bubble(t, "NotOnTheSessionThatFailed", func(t *testing.T) {
+		f := &fakeServer{answer: func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			if s.id == 1 { // which looks well in all other ways
+				return nil, driver.ErrBadConn
+			}
+			return oneRow(int64(s.id)), nil
+		}}
+		db := openFake(t, f, Config{})
+		mustInt(t, db, hotQuery, 1)
+		if got := f.on(hotQuery); !slices.Equal(got, []int{1, 2}) {
+			t.Errorf("ran on sessions %v; want 1, then 2", got)
+		}
+		if got := f.on("CLOSE"); !slices.Equal(got, []int{1}) {
+			t.Errorf("closed %v; want 1", got)
+		}
+	})
+	bubble(t, "NotAfterAnyOtherError", func(t *testing.T) {
+		boom := errors.New("division by zero")
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			return nil, boom
+		}}
+		db := openFake(t, f, Config{})
+		if _, err := queryInt(context.Background(), db, hotQuery, 1); err != boom {
+			t.Errorf("Query = %v; want %v", err, boom)
+		}
+		if n := f.count(hotQuery); n != 1 {
+			t.Errorf("ran %d times; want 1", n)
 		}
 	})
 	bubble(t, "NotTwice", func(t *testing.T) {
@@ -315,45 +385,149 @@ func TestShared_Cancel(t *testing.T) {
 	})
 }
 
-func TestShared_Isolation(t *testing.T) {
-	const secret = "the one true value"
-	bubble(t, "EveryCallerItsOwnBytes", func(t *testing.T) {
+// TestShared_WaitingForASession: a flight that has no connection yet is not
+// dispatched, so that even strict reads and reads after a write join it.
+func TestShared_WaitingForASession(t *testing.T) {
+	bubble(t, "TakesEverybody", func(t *testing.T) {
 		gate := make(chan struct{})
-		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
-			<-gate
-			r := rowsOf([]driver.Value{[]byte(secret)}, []driver.Value{[]byte(secret)})
-			r.reuse = true // the driver overwrites its memory
-			return r, nil
-		}}
-		db := openFake(t, f, Config{})
-		go func() {
+		f := &fakeServer{answer: gated(gate)}
+		db := openFake(t, f, Config{FlightConns: 1, Mode: ModeStrict})
+		done := make(chan error, 11)
+		read := func(arg int) { _, err := queryInt(context.Background(), db, hotQuery, arg); done <- err }
+		go read(1) // has the one connection
+		synctest.Wait()
+		for range 10 {
+			go read(2)
 			synctest.Wait()
-			close(gate)
-		}()
-		for _, err := range many(50, func(i int) error {
-			rows, err := db.Query(hotQuery, 1)
-			if err != nil {
-				return err
-			}
-			defer rows.Close()
-			for rows.Next() {
-				var raw sql.RawBytes
-				if err := rows.Scan(&raw); err != nil {
-					return err
-				}
-				if string(raw) != secret {
-					return fmt.Errorf("caller %d read %q", i, raw)
-				}
-				for j := range raw {
-					raw[j] = byte(i) // what RawBytes allows nobody, and somebody does
-				}
-			}
-			return rows.Err()
-		}) {
-			if err != nil {
+			mustExec(t, db, "INSERT INTO t VALUES (1)")
+		}
+		if s := ReadStats(db); s.Flights != 2 || s.Joins != 9 {
+			t.Errorf("Stats = %+v; want 2 flights and 9 joins", s)
+		}
+		close(gate)
+		for range 11 {
+			if err := <-done; err != nil {
 				t.Error(err)
 			}
 		}
+		if n := f.count(hotQuery); n != 2 {
+			t.Errorf("%d executions; want 2", n)
+		}
+	})
+}
+
+func TestShared_Comments(t *testing.T) {
+	for ignore, flights := range map[bool]uint64{false: 2, true: 1} {
+		bubble(t, fmt.Sprintf("IgnoreComments=%v", ignore), func(t *testing.T) {
+			gate := make(chan struct{})
+			f := &fakeServer{answer: func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+				<-gate
+				return oneRow(int64(s.id)), nil
+			}}
+			db := openFake(t, f, Config{IgnoreComments: ignore})
+			go func() {
+				synctest.Wait()
+				close(gate)
+			}()
+			err := errors.Join(many(2, func(i int) error {
+				_, err := queryInt(context.Background(), db, fmt.Sprintf("SELECT 1 /* trace %d */", i))
+				return err
+			})...)
+			if s := ReadStats(db); err != nil || s.Flights != flights {
+				t.Errorf("Stats = %+v, %v; want %d flights", s, err, flights)
+			}
+		})
+	}
+}
+
+// TestShared_Width: constant strict reads of one key cost that many executions
+// at a time.
+func TestShared_Width(t *testing.T) {
+	for _, tc := range []struct{ width, want int }{{0, 2}, {1, 1}, {3, 3}} {
+		bubble(t, fmt.Sprintf("Width=%d", tc.width), func(t *testing.T) {
+			gate := make(chan struct{})
+			f := &fakeServer{answer: gated(gate)}
+			db := openFake(t, f, Config{Mode: ModeStrict, Width: tc.width})
+			done := make(chan error, 6)
+			for range 6 {
+				go func() { _, err := queryInt(context.Background(), db, hotQuery, 1); done <- err }()
+				synctest.Wait()
+			}
+			if n := f.count(hotQuery); n != tc.want {
+				t.Errorf("%d executions at a time; want %d", n, tc.want)
+			}
+			close(gate)
+			for range 6 {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+			if n := f.count(hotQuery); n != tc.want+1 {
+				t.Errorf("%d executions in all; want %d: those who came later wait together", n, tc.want+1)
+			}
+		})
+	}
+}
+
+func TestShared_Isolation(t *testing.T) {
+	const secret = "the one true value"
+	// readAndSpoil reads all rows and overwrites them, which RawBytes allows
+	// nobody, and somebody does.
+	readAndSpoil := func(db *sql.DB, i int) error {
+		rows, err := db.Query(hotQuery, 1)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var raw sql.RawBytes
+			if err := rows.Scan(&raw); err != nil {
+				return err
+			}
+			if string(raw) != secret {
+				return fmt.Errorf("caller %d read %q", i, raw)
+			}
+			for j := range raw {
+				raw[j] = byte(i)
+			}
+		}
+		return rows.Err()
+	}
+	for _, callers := range []int{2, 50} {
+		bubble(t, fmt.Sprintf("EveryCallerItsOwnBytes/callers=%d", callers), func(t *testing.T) {
+			gate := make(chan struct{})
+			f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+				<-gate
+				r := rowsOf([]driver.Value{[]byte(secret)}, []driver.Value{[]byte(secret)})
+				r.reuse = true // the driver overwrites its memory
+				return r, nil
+			}}
+			db := openFake(t, f, Config{})
+			go func() {
+				synctest.Wait()
+				close(gate)
+			}()
+			for _, err := range many(callers, func(i int) error { return readAndSpoil(db, i) }) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	bubble(t, "KeptResultIsNobodys", func(t *testing.T) {
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			return oneRow([]byte(secret)), nil
+		}}
+		db := openFake(t, f, Config{Window: time.Second})
+		for i := range 3 { // a sole caller each time, but not the last
+			if err := readAndSpoil(db, i); err != nil {
+				t.Error(err)
+			}
+		}
+		if s := ReadStats(db); s.Joins != 2 {
+			t.Errorf("Stats = %+v; want 2 joins of the kept result", s)
+		}
+		time.Sleep(2 * time.Second) // the window's end
 	})
 	bubble(t, "ArgumentsAreTheFlightsOwn", func(t *testing.T) {
 		start, gate := make(chan struct{}), make(chan struct{})
@@ -466,6 +640,13 @@ func TestShared_Overflow(t *testing.T) {
 				t.Errorf("%d bytes are still counted", s.BufferedBytes)
 			}
 			if tc.reason != ReasonOverflow {
+				// That is no fault of the statement's.
+				if err := countRows(context.Background(), db, 100); err != nil {
+					t.Error(err)
+				}
+				if s := ReadStats(db); s.Flights != 2 {
+					t.Errorf("Stats = %+v; want the statement to be tried again at once", s)
+				}
 				return
 			}
 			// The statement is remembered for a while, then tried again.
@@ -511,6 +692,81 @@ func TestShared_Overflow(t *testing.T) {
 		if s := ReadStats(db); s.BufferedBytes != 0 {
 			t.Errorf("Stats = %+v; want no memory held", s)
 		}
+	})
+	bubble(t, "LiveRowsThatHangEndWithTheirCaller", func(t *testing.T) {
+		f := &fakeServer{}
+		f.answer = func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			r := bigRows(100, 1000)
+			r.step = func(n int) error {
+				if n < 50 {
+					return nil
+				}
+				<-ctx.Done() // database/sql waits for Next before it closes rows
+				return ctx.Err()
+			}
+			return r, nil
+		}
+		db := openFake(t, f, Config{MaxResult: 10_000})
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(time.Second, cancel)
+		if err := countRows(ctx, db, 100); !errors.Is(err, context.Canceled) {
+			t.Errorf("rows ended with %v; want %v", err, context.Canceled)
+		}
+	})
+	bubble(t, "FlightTimeoutSparesLiveRows", func(t *testing.T) {
+		f := &fakeServer{}
+		f.answer = func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			r := bigRows(100, 1000)
+			r.step = func(int) error {
+				time.Sleep(time.Millisecond)
+				return ctx.Err()
+			}
+			return r, nil
+		}
+		db := openFake(t, f, Config{MaxResult: 10_000, Timeout: 20 * time.Millisecond})
+		if err := countRows(context.Background(), db, 100); err != nil {
+			t.Errorf("the stream ended with %v", err)
+		}
+		if s := ReadStats(db); s.Overflows != 1 || s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want one overflow", s)
+		}
+	})
+	bubble(t, "LiveRowsEndWithTheCallersOwnError", func(t *testing.T) {
+		f := &fakeServer{}
+		f.answer = func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			r := bigRows(100, 1000)
+			r.step = func(n int) error {
+				if n > 20 {
+					<-ctx.Done()
+				}
+				return ctx.Err()
+			}
+			return r, nil
+		}
+		c, err := Wrap(f, Config{MaxResult: 10_000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := c.OpenDB()
+		defer db.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		conn, err := c.Connect(ctx) // database/sql would replace the error by its own
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		rows, err := conn.(driver.QueryerContext).QueryContext(ctx, hotQuery, namedValues([]any{1}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			err = rows.Next(make([]driver.Value, 1))
+		}
+		if err != context.DeadlineExceeded {
+			t.Errorf("the rows ended with %v; want %v", err, context.DeadlineExceeded)
+		}
+		rows.Close()
 	})
 	bubble(t, "ClosedEarly", func(t *testing.T) {
 		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
@@ -763,15 +1019,19 @@ func TestFence(t *testing.T) {
 		a := openFake(t, f, Config{Database: "TestFence/db"})
 		b := openFake(t, f, Config{Database: "TestFence/db"})
 		other := openFake(t, f, Config{})
+		before := ReadStats(a).Fences // an epoch outlives its connectors
 		done := make(chan error, 2)
 		read := func() { _, err := queryInt(ctx, a, hotQuery, 1); done <- err }
 		go read()
 		synctest.Wait()
 		mustExec(t, other, "INSERT INTO t VALUES (1)")
-		if n := ReadStats(a).Fences; n != 0 {
+		if n := ReadStats(a).Fences - before; n != 0 {
 			t.Errorf("%d fences through another database's connector", n)
 		}
 		mustExec(t, b, "INSERT INTO t VALUES (1)")
+		if n := ReadStats(a).Fences - before; n != 1 {
+			t.Errorf("%d fences; want 1", n)
+		}
 		go read()
 		synctest.Wait()
 		if n := f.count(hotQuery); n != 2 {
@@ -805,8 +1065,8 @@ func TestFence(t *testing.T) {
 				t.Errorf("after a read with mode %v: %d executions; want %d", step.mode, n, step.runs)
 			}
 		}
-		if s := ReadStats(db); s.Bypasses[ReasonModeOff] != 1 {
-			t.Errorf("Stats = %+v; want one bypass for the mode", s)
+		if s := ReadStats(db); s.Bypasses[ReasonModeOff] != 1 || s.Fenced != 1 {
+			t.Errorf("Stats = %+v; want one bypass for the mode, and one read that found a flight too old", s)
 		}
 		close(gate)
 		for range 4 {
@@ -815,6 +1075,166 @@ func TestFence(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestFence_Moment holds every way to write at its last step on the server. A
+// flight dispatched meanwhile may have missed the write: a read that begins
+// when the write's call has returned must not join it.
+func TestFence_Moment(t *testing.T) {
+	const insert, returning = "INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (1) RETURNING id"
+	const atCall, atEOF, atClose = "call", "EOF", "close"
+	boom := errors.New("boom")
+	inTx := func(t *testing.T, db *sql.DB, step func(tx *sql.Tx)) error {
+		t.Helper()
+		tx, err := db.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		step(tx)
+		return tx.Commit()
+	}
+	for _, w := range []struct {
+		name  string
+		query string // the statement that is held
+		at    string // where in it
+		err   error  // what it ends with
+		write func(t *testing.T, db *sql.DB) error
+	}{
+		{"Exec", insert, atCall, nil, func(_ *testing.T, db *sql.DB) error {
+			_, err := db.Exec(insert)
+			return err
+		}},
+		{"ExecThatFails", insert, atCall, boom, func(_ *testing.T, db *sql.DB) error {
+			_, err := db.Exec(insert)
+			return err
+		}},
+		{"QueryReturning", returning, atEOF, nil, func(_ *testing.T, db *sql.DB) error {
+			_, err := queryAll(db, returning)
+			return err
+		}},
+		{"QueryReturningThatFails", returning, atEOF, boom, func(_ *testing.T, db *sql.DB) error {
+			_, err := queryAll(db, returning)
+			return err
+		}},
+		{"QueryReturningClosedEarly", returning, atClose, nil, func(_ *testing.T, db *sql.DB) error {
+			rows, err := db.Query(returning)
+			if err != nil {
+				return err
+			}
+			rows.Next()
+			return rows.Close()
+		}},
+		{"Commit", "COMMIT", atCall, nil, func(t *testing.T, db *sql.DB) error {
+			return inTx(t, db, func(tx *sql.Tx) { mustExec(t, tx, insert) })
+		}},
+		{"CommitThatFails", "COMMIT", atCall, boom, func(t *testing.T, db *sql.DB) error {
+			return inTx(t, db, func(tx *sql.Tx) { mustExec(t, tx, insert) })
+		}},
+		{"CommitOfReturning", "COMMIT", atCall, nil, func(t *testing.T, db *sql.DB) error {
+			return inTx(t, db, func(tx *sql.Tx) { mustInt(t, tx, returning) })
+		}},
+		{"CommitOfVolatileFunction", "COMMIT", atCall, nil, func(t *testing.T, db *sql.DB) error {
+			return inTx(t, db, func(tx *sql.Tx) { mustInt(t, tx, "SELECT vol_f()") })
+		}},
+	} {
+		bubble(t, w.name, func(t *testing.T) {
+			gate, end := make(chan struct{}), make(chan struct{})
+			f := &fakeServer{}
+			f.answer = func(ctx context.Context, s *fakeSession, query string, args []driver.NamedValue) (*fakeRows, error) {
+				if query != w.query {
+					return gated(gate)(ctx, s, query, args)
+				}
+				rows := oneRow(int64(1))
+				switch w.at {
+				case atCall:
+					<-end
+					return rows, w.err
+				case atEOF:
+					rows.err = w.err
+					rows.step = func(n int) error {
+						if n == 1 {
+							<-end
+						}
+						return nil
+					}
+				case atClose:
+					rows.onClose = func() { <-end }
+				}
+				return rows, nil
+			}
+			db := openFake(t, f, Config{})
+			readers := []*sql.Conn{mustConn(t, db), mustConn(t, db)} // without a session, whatever the write does
+			reads := make(chan error, len(readers))
+			read := func(c *sql.Conn) {
+				_, err := queryInt(context.Background(), c, hotQuery, 1)
+				reads <- err
+			}
+			written := make(chan error)
+			go func() { written <- w.write(t, db) }()
+			synctest.Wait()
+			go read(readers[0])
+			synctest.Wait()
+			close(end)
+			if err := <-written; err != w.err {
+				t.Errorf("the write gave %v; want %v", err, w.err)
+			}
+			go read(readers[1])
+			synctest.Wait()
+			if n := f.count(hotQuery); n != 2 {
+				t.Errorf("%d executions; want 2: the read joined a flight dispatched before the write's end", n)
+			}
+			close(gate)
+			for _, c := range readers {
+				if err := <-reads; err != nil {
+					t.Error(err)
+				}
+				defer c.Close()
+			}
+		})
+	}
+}
+
+func queryAll(db *sql.DB, query string) (n int, err error) {
+	rows, err := db.Query(query)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		n++
+	}
+	return n, rows.Err()
+}
+
+// TestFence_Database: connectors share their fences if and only if their DSNs
+// name the same server and database.
+func TestFence_Database(t *testing.T) {
+	for dsn, shared := range map[string]bool{
+		"host=TestFence dbname=x":                    true,
+		"postgres://u:p@TestFence/x?sslmode=disable": true,
+		"host=TestFence dbname=y":                    false,
+		"host=TestFence2 dbname=x":                   false,
+		"host=TestFence port=1 dbname=x":             false,
+		"host=TestFence,TestFence2 dbname=x":         false,
+	} {
+		a, err := NewConnector("host=TestFence dbname=x", Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := NewConnector(dsn, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := b.OpenDB()
+		defer db.Close()
+		before := a.Stats().Fences
+		if err := Fence(db); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.Stats().Fences != before; got != shared {
+			t.Errorf("%s: shares its fences = %v; want %v", dsn, got, shared)
+		}
+	}
 }
 
 func TestFence_NotOurHandle(t *testing.T) {

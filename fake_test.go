@@ -117,6 +117,7 @@ type fakeSession struct {
 	closed  bool // guarded by server.mu
 	invalid bool // IsValid reports false
 	bad     bool // ResetSession gives driver.ErrBadConn
+	dead    bool // only Ping finds out
 }
 
 func (s *fakeSession) run(ctx context.Context, kind, query string, args []driver.NamedValue) (*fakeRows, error) {
@@ -169,7 +170,7 @@ func (s *fakeSession) CheckNamedValue(*driver.NamedValue) error { return nil }
 
 func (s *fakeSession) Ping(context.Context) error {
 	s.server.note(s, "PING")
-	if s.bad {
+	if s.bad || s.dead {
 		return driver.ErrBadConn
 	}
 	return nil

@@ -78,6 +78,8 @@ func TestKey_Different(t *testing.T) {
 		{-1},
 		{int64(math.MinInt64)},
 		{float32(1)},
+		{math.Float32bits(1)},
+		{math.Float64bits(1)},
 		{float64(1)},
 		{math.Copysign(0, -1)},
 		{0.0},
@@ -118,6 +120,7 @@ func TestKey_Different(t *testing.T) {
 		{hidden{2}},
 		{stamped{utc}},
 		{stamped{east}},
+		{stamped{utc.In(time.FixedZone("west", 3600))}}, // a Valuer may print the zone
 		{valuer{1}},
 		{valuer{2}},
 		{[2]int{1, 2}},
@@ -138,6 +141,8 @@ func TestKey_Different(t *testing.T) {
 		{[][]byte{{1}, {}}},
 		{[][]byte{{1}}},
 		{[][]byte{nil, {1}}},
+		{[][]byte{{1, 1, 1}}},
+		{[][]byte{{1}, {1}}},
 		{[]float64{0}},
 		{[]float64{math.Copysign(0, -1)}},
 		{[]bool{true}},
@@ -218,6 +223,38 @@ func TestKey_Parts(t *testing.T) {
 				}
 				seen[string(k)] = true
 			}
+		}
+	}
+}
+
+// TestKey_Crafted holds reads against each other that an attacker would choose:
+// their values look like the encoding of what comes between values.
+func TestKey_Crafted(t *testing.T) {
+	unnamed := func(tag byte) string { return "\x00" + string(rune(tag)) }
+	str, raw := "a"+unnamed(tagString)+"b", "a"+unnamed(tagBytes)+"b"
+	named := func(s string) string { return string(rune(tagString)) + "\x01" + s }
+	for _, tc := range []struct {
+		name         string
+		args1, args2 []driver.NamedValue
+		partition2   string
+	}{
+		{"Strings", namedValues([]any{str, "c"}), namedValues([]any{"a", "b" + unnamed(tagString) + "c"}), ""},
+		{"Bytes", namedValues([]any{[]byte(raw), []byte("c")}), namedValues([]any{[]byte("a"), []byte("b" + unnamed(tagBytes) + "c")}), ""},
+		{
+			"Names",
+			[]driver.NamedValue{{Value: "x"}, {Name: named("y"), Value: "z"}},
+			[]driver.NamedValue{{Name: named("x"), Value: "y"}, {Value: "z"}},
+			"",
+		},
+		{"Partition", namedValues([]any{"\x00"}), nil, "\x01\x00" + string(rune(tagString)) + "\x01"},
+	} {
+		a, why1 := appendKey(nil, viaQuery, "", tc.args1)
+		b, why2 := appendKey(nil, viaQuery, tc.partition2, tc.args2)
+		if why1 != ReasonNone || why2 != ReasonNone {
+			t.Errorf("%s: %v, %v; want keys", tc.name, why1, why2)
+		}
+		if string(a) == string(b) {
+			t.Errorf("%s: two reads have the same key %q", tc.name, a)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func TestVerdictCache(t *testing.T) {
 		t.Errorf("%d texts kept; want at most %d", n, cacheTexts)
 	}
 	for i := range 100 {
-		c.get("SELECT '" + strings.Repeat("x", 1<<20) + fmt.Sprint(i) + "'", nil)
+		c.get("SELECT '"+strings.Repeat("x", 1<<20)+fmt.Sprint(i)+"'", nil)
 	}
 	if _, n := c.size(); n > cacheBytes {
 		t.Errorf("%d bytes of texts kept; want at most %d", n, cacheBytes)

@@ -299,6 +299,7 @@ func (l *liveRows) close() error {
 // replay gives one caller its copy of a flight's rows. Like every driver.Rows
 // it serves one goroutine at a time.
 type replay struct {
+	ctx    context.Context // the caller's, for live rows
 	res    *result
 	clone  bool // somebody else reads the same values
 	row    int  // rows given
@@ -323,7 +324,7 @@ var (
 // newReplay makes the caller's rows from its share of a result. With live
 // rows, which the caller must have claimed, they end with the caller's ctx.
 func newReplay(ctx context.Context, res *result) *replay {
-	r := &replay{res: res, clone: res.shared, live: res.live}
+	r := &replay{ctx: ctx, res: res, clone: res.shared, live: res.live}
 	if r.live != nil {
 		r.unhook = context.AfterFunc(ctx, r.live.cancel)
 	}
@@ -349,7 +350,11 @@ func (r *replay) Next(dest []driver.Value) error {
 		return nil
 	}
 	if r.live != nil {
-		return r.live.next(dest)
+		err := r.live.next(dest)
+		if err != nil && err != io.EOF && r.ctx.Err() != nil {
+			return r.ctx.Err() // the caller's own end, not the flight's
+		}
+		return err
 	}
 	if r.res.tail != nil {
 		return r.res.tail

@@ -297,8 +297,7 @@ func (s *session) forget(query string) {
 // check drops a prepared statement that the server refuses since DDL has
 // changed its result, or does not know any more.
 func (s *session) check(query string, err error) {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "26000") {
+	if stalePlan(err) {
 		s.forget(query)
 	}
 }

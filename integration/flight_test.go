@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -317,7 +318,8 @@ func TestConsistency(t *testing.T) {
 						}
 					})
 				}
-				for range 300 {
+				// Where stale reads are to be seen, until one is.
+				for i := 0; i < 300 || tc.stale && stale.Load() == 0 && i < 20_000; i++ {
 					n, err := tc.write(ours, id)
 					if err != nil {
 						t.Error(err)
@@ -460,6 +462,253 @@ func TestRaw(t *testing.T) {
 		defer other.Close()
 		if err := other.QueryRowContext(t.Context(), "SELECT current_setting('application_name')").Scan(&name); err != nil || name != "raw" {
 			t.Errorf("application_name = %q, %v; want raw: pinned for life", name, err)
+		}
+	})
+}
+
+// TestRawFence writes through a raw connection, where no driver can see it.
+// While the connection is out, no read may join a dispatched flight; afterwards
+// all is as before.
+func TestRawFence(t *testing.T) {
+	forEachServer(t, func(t *testing.T, dsn string) {
+		setUp(t, dsn)
+		g := newGate(t, dsn)
+		for _, tc := range []struct {
+			name string
+			end  func(c *sql.Conn) // gives the raw connection back
+		}{
+			{"Close", func(c *sql.Conn) { _ = c.Close() }},
+			{"ErrBadConn", func(c *sql.Conn) { _ = c.Raw(func(any) error { return driver.ErrBadConn }) }},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
+				db := open(t, "flightpg", dsn)
+				db.SetMaxIdleConns(10)
+				done := make(chan error, 10)
+				reads := 0
+				// read begins one more read, which waits at the gate, and returns
+				// how many have joined a flight.
+				read := func() uint64 {
+					t.Helper()
+					reads++
+					go func() { var v int; done <- db.QueryRow(gateQuery, 1).Scan(&v) }()
+					until(t, "the reads wait", func() bool { return flightpg.ReadStats(db).Waiting == int64(reads) })
+					return flightpg.ReadStats(db).Joins
+				}
+				finish := func() {
+					t.Helper()
+					g.open()
+					for ; reads > 0; reads-- {
+						if err := <-done; err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				c, err := db.Conn(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				raw := func() {
+					t.Helper()
+					err := c.Raw(func(dc any) error {
+						_, err := dc.(interface{ Conn() *pgx.Conn }).Conn().Exec(t.Context(), "INSERT INTO log VALUES ('raw')")
+						return err
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				raw() // the connection is out from now on
+				g.shut()
+				read()
+				until(t, "the flight is dispatched", func() bool { return g.waiting() == 1 })
+				raw()
+				if n := read(); n != 0 {
+					t.Errorf("%d joins; want none: the write through the raw connection may be missing", n)
+				}
+				until(t, "the second flight is dispatched", func() bool { return g.waiting() == 2 })
+				finish()
+
+				tc.end(c)
+				same, err := db.Conn(t.Context()) // if it is still there: not for the reads
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer same.Close()
+				g.shut()
+				read()
+				until(t, "the flight is dispatched", func() bool { return g.waiting() == 1 })
+				if n := read(); n != 1 {
+					t.Errorf("%d joins; want one: the raw connection is back", n)
+				}
+				finish()
+			})
+		}
+	})
+}
+
+// TestRawKeepsItsSession checks that a session whose *pgx.Conn was handed out
+// serves nobody else, whatever ran on it.
+func TestRawKeepsItsSession(t *testing.T) {
+	forEachServer(t, func(t *testing.T, dsn string) {
+		db := open(t, "flightpg", dsn)
+		pid := func(c *sql.Conn) (pid uint32) {
+			t.Helper()
+			err := c.Raw(func(dc any) error {
+				pid = dc.(interface{ Conn() *pgx.Conn }).Conn().PgConn().PID()
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+		conns := make([]*sql.Conn, 2)
+		take := func(i int) {
+			t.Helper()
+			var err error
+			if conns[i], err = db.Conn(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		take(0)
+		own := pid(conns[0])
+		conns[0].Close()
+		take(0) // the same virtual connection
+		take(1)
+		if n := pid(conns[1]); n == own {
+			t.Error("another connection got the session of a raw one")
+		}
+		if n := pid(conns[0]); n != own {
+			t.Errorf("the raw connection has session %d now; want %d, its own", n, own)
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+	})
+}
+
+// TestStmtAfterDDL changes the result of a prepared statement. PostgreSQL may
+// refuse the next execution on each session that has it, not those after.
+func TestStmtAfterDDL(t *testing.T) {
+	forEachServer(t, func(t *testing.T, dsn string) {
+		setUp(t, dsn)
+		for _, params := range []string{"", "default_query_exec_mode=exec", "flight_mode=off&default_query_exec_mode=exec"} {
+			t.Run("params="+params, func(t *testing.T) {
+				db := open(t, "flightpg", with(dsn, params))
+				st, err := db.Prepare("SELECT * FROM empty")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer st.Close()
+				read := func() error {
+					rows, err := st.Query()
+					if err != nil {
+						return err
+					}
+					defer rows.Close()
+					for rows.Next() {
+					}
+					return rows.Err()
+				}
+				if err := read(); err != nil {
+					t.Fatal(err)
+				}
+				ddl := connect(t, dsn)
+				if _, err := ddl.Exec(t.Context(), "ALTER TABLE empty ADD COLUMN more"+fmt.Sprint(rand.Uint32())+" int"); err != nil {
+					t.Fatal(err)
+				}
+				if err := read(); err != nil {
+					t.Logf("the first execution after it: %v", err)
+				}
+				if err := read(); err != nil {
+					t.Errorf("the second execution after it: %v", err)
+				}
+			})
+		}
+	})
+}
+
+// TestCommitInText ends a transaction by a statement's text: what it wrote is
+// there from then on, not from Commit.
+func TestCommitInText(t *testing.T) {
+	forEachServer(t, func(t *testing.T, dsn string) {
+		setUp(t, dsn)
+		db := open(t, "flightpg", dsn)
+		for name, end := range map[string]func(tx *sql.Tx) error{
+			"Exec":              func(tx *sql.Tx) error { _, err := tx.Exec("COMMIT"); return err },
+			"SeveralStatements": func(tx *sql.Tx) error { _, err := tx.Exec("INSERT INTO log VALUES ('y'); COMMIT"); return err },
+		} {
+			t.Run(name, func(t *testing.T) {
+				tx, err := db.Begin()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer tx.Rollback()
+				if _, err := tx.Exec("INSERT INTO log VALUES ('x')"); err != nil {
+					t.Fatal(err)
+				}
+				before := flightpg.ReadStats(db).Fences
+				if err := end(tx); err != nil {
+					t.Fatal(err)
+				}
+				if n := flightpg.ReadStats(db).Fences; n == before {
+					t.Error("no fence for the commit")
+				}
+				before = flightpg.ReadStats(db).Fences
+				if _, err := tx.Exec("INSERT INTO log VALUES ('on its own')"); err != nil {
+					t.Fatal(err)
+				}
+				if n := flightpg.ReadStats(db).Fences; n == before {
+					t.Error("no fence for a write after the transaction")
+				}
+			})
+		}
+	})
+}
+
+// TestWriteIsNotRepeated kills the backends of writes: as with pgx they fail,
+// for nobody knows what they did.
+func TestWriteIsNotRepeated(t *testing.T) {
+	forEachServer(t, func(t *testing.T, dsn string) {
+		setUp(t, dsn)
+		g := newGate(t, dsn)
+		db := open(t, "flightpg", dsn)
+		const insert = "INSERT INTO log SELECT 'x' FROM gate"
+		st, err := db.Prepare(insert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		for name, write := range map[string]func() error{
+			"Exec":  func() error { _, err := db.Exec(insert); return err },
+			"Query": func() error { var s string; return db.QueryRow(insert + " RETURNING what").Scan(&s) },
+			"Stmt":  func() error { _, err := st.Exec(); return err },
+		} {
+			t.Run(name, func(t *testing.T) {
+				g.shut()
+				done := make(chan error, 1)
+				go func() { done <- write() }()
+				until(t, "the write waits", func() bool { return g.waiting() == 1 })
+				var pid int
+				var killed bool
+				err := g.eye.QueryRow(t.Context(), `SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+					WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&pid, &killed)
+				if err != nil || !killed {
+					t.Fatalf("backend killed = %v, %v", killed, err)
+				}
+				until(t, "the backend is gone", func() (gone bool) {
+					err := g.eye.QueryRow(t.Context(), "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid).Scan(&gone)
+					return gone && err == nil
+				})
+				g.open()
+				if err := <-done; err == nil {
+					t.Error("the write succeeded, though its backend was killed")
+				}
+				var n int
+				if err := g.eye.QueryRow(t.Context(), "SELECT count(*) FROM log").Scan(&n); err != nil || n != 0 {
+					t.Errorf("%d rows written, %v; want none", n, err)
+				}
+			})
 		}
 	})
 }

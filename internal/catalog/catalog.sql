@@ -77,7 +77,7 @@ edge(kind, oid, target_kind, target) as materialized (
   -- types: input and output, elements, members
   select 't', t.oid, 'f', p
   from pg_catalog.pg_type t,
-    pg_catalog.unnest(array[typinput, typoutput, typreceive, typsend, typmodin, typmodout, typsubscript]::oid[]) p
+    pg_catalog.unnest(array[typinput, typoutput, typreceive, typsend, typmodin, typmodout]::oid[]) p
   where t.oid >= 16384 and p >= 16384
   union
   select 't', oid, 't', typbasetype from pg_catalog.pg_type where typbasetype >= 16384
@@ -97,9 +97,7 @@ edge(kind, oid, target_kind, target) as materialized (
   select 't', opcintype, 'm', opcfamily from pg_catalog.pg_opclass where oid >= 16384 and opcintype >= 16384
   union
   -- operators
-  select 'o', o.oid, 'f', p
-  from pg_catalog.pg_operator o, pg_catalog.unnest(array[oprcode, oprrest, oprjoin]::oid[]) p
-  where o.oid >= 16384 and p <> 0
+  select 'o', oid, 'f', oprcode::oid from pg_catalog.pg_operator where oid >= 16384
   union
   select 'o', o.oid, 'o', p
   from pg_catalog.pg_operator o, pg_catalog.unnest(array[oprcom, oprnegate]) p
@@ -109,7 +107,10 @@ edge(kind, oid, target_kind, target) as materialized (
   union
   select 'm', amopfamily, 'o', amopopr from pg_catalog.pg_amop where oid >= 16384 and amopopr >= 16384
   union
-  select 'm', amprocfamily, 'f', amproc::oid from pg_catalog.pg_amproc where oid >= 16384
+  -- (functions of internal arguments are code of index methods, however they are declared)
+  select 'm', a.amprocfamily, 'f', p.oid
+  from pg_catalog.pg_amproc a join pg_catalog.pg_proc p on p.oid = a.amproc
+  where a.oid >= 16384 and 2281 <> all (p.proargtypes)
   union
   -- relations: what their indexes and partition bounds compare with, partitions, children
   select 'r', i.indrelid, 'm', o.opcfamily

@@ -174,6 +174,7 @@ func TestFlight(t *testing.T) {
 		{"LastLeaveCancelsExecution", testLastLeave},
 		{"AbandonedFlightTakesNoFollowers", testAbandoned},
 		{"AbandonedBeforeDispatchNeverRuns", testAbandonedBeforeDispatch},
+		{"AbandonedFlightLeavesThePendingOne", testAbandonedBesidePending},
 		{"LeavingAfterLandingGivesTheShareBack", testLeaveLanded},
 		{"KeyIsGoneBeforeWaitersWake", testKeyGone},
 		{"OldFlightKeepsNewersEntry", testIdentity},
@@ -185,6 +186,7 @@ func TestFlight(t *testing.T) {
 		{"ArgsAreCopied", testArgsCopied},
 		{"ForgetClosesTheDispatchedFlight", testForget},
 		{"RunnerOwnsItsCancel", testTakeCancel},
+		{"FirstDispatchCounts", testDispatchTwice},
 	} {
 		t.Run(tc.name, func(t *testing.T) { synctest.Test(t, tc.test) })
 	}
@@ -346,6 +348,30 @@ func testAbandonedBeforeDispatch(t *testing.T) {
 	}
 }
 
+func testAbandonedBesidePending(t *testing.T) {
+	table := newTable(Options{Width: 1})
+	ctx, cancel := context.WithCancel(context.Background())
+	old := &stubborn{finish: make(chan struct{}), box: &box{n: 1}}
+	f, _ := table.Enter(testKey, Strict)
+	f.Launch(ctx, old)
+	synctest.Wait()
+	pending := begin(table, testKey, Strict, instant(2))
+	cancel()
+	if _, err := f.Wait(ctx); err != context.Canceled {
+		t.Fatalf("Wait = %v; want %v", err, context.Canceled)
+	}
+	follower := begin(table, testKey, Strict, nil)
+	if follower.leader {
+		t.Error("the pending flight went with the one before it")
+	}
+	close(old.finish)
+	pending.wantValue(t, 2)
+	if !follower.leader {
+		follower.wantValue(t, 2)
+	}
+	wantEmpty(t, table)
+}
+
 func testLeaveLanded(t *testing.T) {
 	table := newTable(Options{Width: 1})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -448,6 +474,9 @@ func testGoexit(t *testing.T) {
 	close(s.finish)
 	a.wantErr(t, ErrGoexit)
 	b.wantErr(t, ErrGoexit)
+	if n := table.Stats().Panics; n != 1 {
+		t.Errorf("Panics = %d; want 1", n)
+	}
 	begin(table, testKey, Fenced, instant(2)).wantValue(t, 2)
 	wantEmpty(t, table)
 }
@@ -561,6 +590,41 @@ func testTakeCancel(t *testing.T) {
 	if ctx := <-r.ctx; ctx.Err() != nil {
 		t.Errorf("landing cancelled a context that the Runner had taken: %v", ctx.Err())
 	}
+	wantEmpty(t, table)
+}
+
+// twice is a Runner that executes a second time.
+type twice struct{ again, finish chan struct{} }
+
+func (r twice) Run(_ context.Context, f *Flight[*box]) (*box, error) {
+	f.Dispatch()
+	<-r.again
+	f.Dispatch()
+	<-r.finish
+	return &box{n: 1}, nil
+}
+
+func testDispatchTwice(t *testing.T) {
+	epoch := new(Epoch)
+	table := New[*box](epoch, Options{Width: 2})
+	r := twice{make(chan struct{}), make(chan struct{})}
+	f, _ := table.Enter(testKey, Fenced)
+	f.Launch(context.Background(), r)
+	synctest.Wait()
+	epoch.Raise()
+	close(r.again)
+	synctest.Wait()
+	c := begin(table, testKey, Fenced, instant(2))
+	if !c.leader {
+		t.Error("a repeated execution made its flight younger")
+	}
+	close(r.finish)
+	if v, err := f.Wait(context.Background()); err != nil {
+		t.Error(err)
+	} else {
+		v.Drop()
+	}
+	<-c.done
 	wantEmpty(t, table)
 }
 
@@ -768,12 +832,35 @@ func TestWindow(t *testing.T) {
 		}
 		begin(table, testKey, Fenced, instant(2)).wantValue(t, 2)
 	})
+	run("EndsThoughItsTimerIsLate", func(t *testing.T, _ *Epoch, table *Table[*box]) {
+		f, _ := table.Enter(testKey, Join)
+		f.Launch(context.Background(), instant(1))
+		if v, err := f.Wait(context.Background()); err != nil {
+			t.Error(err)
+		} else {
+			v.Drop()
+		}
+		f.s.mu.Lock()
+		f.expires = time.Now()
+		f.s.mu.Unlock()
+		begin(table, testKey, Join, instant(2)).wantValue(t, 2)
+	})
 	run("EndsWithAFence", func(t *testing.T, epoch *Epoch, table *Table[*box]) {
 		begin(table, testKey, Fenced, instant(1)).wantValue(t, 1)
 		epoch.Raise()
 		begin(table, testKey, Join, nil).wantValue(t, 1)
 		begin(table, testKey, Fenced, instant(2)).wantValue(t, 2)
 		begin(table, testKey, Fenced, nil).wantValue(t, 2)
+	})
+	run("IsAsOldAsItsDispatch", func(t *testing.T, epoch *Epoch, table *Table[*box]) {
+		s := newScript(1)
+		a := begin(table, testKey, Fenced, s)
+		close(s.dispatch)
+		synctest.Wait()
+		epoch.Raise() // a write that the flight may have missed
+		close(s.finish)
+		a.wantValue(t, 1)
+		begin(table, testKey, Fenced, instant(2)).wantValue(t, 2)
 	})
 	run("StrictNeverUsesIt", func(t *testing.T, _ *Epoch, table *Table[*box]) {
 		begin(table, testKey, Fenced, instant(1)).wantValue(t, 1)
@@ -860,10 +947,14 @@ func TestStorm(t *testing.T) {
 			var wg sync.WaitGroup
 			for range callers {
 				wg.Go(func() {
+					var last *Flight[*box] // that this caller has seen land
 					for range rounds {
 						i := rand.IntN(len(keys))
 						ctx, cancel := context.WithCancel(context.Background())
 						f, leader := table.Enter(keys[i], Rule(rand.IntN(3)))
+						if f == last && window == 0 {
+							t.Error("a flight that has landed took a caller")
+						}
 						if leader {
 							f.Launch(ctx, storm{&running[i], 2, &over, &made})
 						}
@@ -879,7 +970,9 @@ func TestStorm(t *testing.T) {
 						switch {
 						case err == nil:
 							v.Drop()
+							last = f
 						case err == errStorm:
+							last = f
 						case err == context.Canceled && ctx.Err() != nil:
 						default:
 							t.Errorf("Wait = %v; want nobody else's error", err)

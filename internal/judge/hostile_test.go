@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +16,21 @@ func TestHostile(t *testing.T) {
 	conn := connect(t, database(t, "testdata/hostile.sql"))
 	set := load(t, conn)
 	checkTable(t, conn, "testdata/hostile.tsv", func(sql string) Verdict { return Judge(sql, set, Options{}) })
+}
+
+// TestHostile18 adds what only newer servers have.
+func TestHostile18(t *testing.T) {
+	conn := connect(t, database(t, "testdata/hostile.sql"))
+	if version := load(t, conn).Version(); version < 18 {
+		t.Skipf("the server is PostgreSQL %d; set FLIGHTPG_PGBIN to a newer one", version)
+	}
+	sql, err := os.ReadFile("testdata/hostile18.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, conn, string(sql))
+	set := load(t, conn)
+	checkTable(t, conn, "testdata/hostile18.tsv", func(sql string) Verdict { return Judge(sql, set, Options{}) })
 }
 
 func checkTable(t *testing.T, conn *pgx.Conn, file string, judge func(string) Verdict) {

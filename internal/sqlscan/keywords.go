@@ -38,7 +38,7 @@ var endsOperand = wordSet(
 	kwIdentity, kwImport, kwIncrement, kwIndex, kwIndexes, kwInput, kwKey, kwKeys, kwLabel, kwLanguage,
 	kwLarge, kwLast, kwLevel, kwLocation, kwLock, kwLocked, kwLogged, kwMapping, kwMatch, kwMaxvalue,
 	kwMethod, kwMinute, kwMinvalue, kwMode, kwMonth, kwMove, kwName, kwNames, kwNew, kwNotify, kwObject,
-	kwObjects, kwOld, kwOption, kwOptions, kwOwner, kwParameter, kwParser, kwPassword, kwPeriod, kwPolicy,
+	kwObjects, kwOld, kwOption, kwOptions, kwOrdinality, kwOwner, kwParameter, kwParser, kwPassword, kwPeriod, kwPolicy,
 	kwPosition, kwProcedure, kwProgram, kwPublication, kwRelease, kwReplica, kwReset, kwRole, kwRule,
 	kwScalar, kwSchema, kwSchemas, kwSecond, kwSequence, kwServer, kwSession, kwShare, kwSnapshot, kwSource,
 	kwStart, kwStatement, kwStatistics, kwStorage, kwString, kwSubscription, kwSupport, kwSystem, kwTables,

@@ -63,7 +63,8 @@ func (s *scanner) link(item bool) {
 	if f := s.top(); item && f.item {
 		switch {
 		case s.cur.kw == kwOnly, s.cur.kw == kwLateral:
-		case keywordList[s.cur.kw].category == reserved: // no relation
+		case keywordList[s.cur.kw].category == reserved, s.cur.kw == kwCollation: // no relation
+			s.visitItem()
 		case s.cur.kw == kwRows && s.next.kw == kwFrom:
 			f.item = false
 		default:
@@ -267,8 +268,6 @@ func (s *scanner) parenthesis() frameKind {
 					s.called("pg_catalog", -1)
 				} else if p.frame == forArgs {
 					s.called("", 1) // with commas it can be a user's function
-				} else if p.since == 15 && c.before.kw == kwReturning {
-					s.visitName()
 				}
 				return p.frame
 			}

@@ -84,6 +84,9 @@ CREATE DOMAIN app.app_domain AS int CHECK (vol_true(VALUE));
 CREATE DOMAIN "Odd Domain" AS int CHECK (vol_true(VALUE));
 CREATE DOMAIN zone AS text CHECK (vol_bool(VALUE));
 
+CREATE FUNCTION takes_domain(vol_domain) RETURNS int LANGUAGE sql IMMUTABLE AS $$select 1$$;
+CREATE FUNCTION gives_domain(int) RETURNS vol_domain LANGUAGE sql STABLE AS $$select $1::vol_domain$$;
+
 -- Tables
 CREATE TABLE t (id int PRIMARY KEY, name text, created_at timestamptz DEFAULT now(), data jsonb, nums int[], feeling mood, dom good_domain, p pair);
 INSERT INTO t VALUES (1, 'one', now(), '{"a": 1, "n": [{"x": 1}]}', '{1,2}', 'ok', 5, (1, 'x')), (2, 'two', now(), '{}', '{3}', 'sad', 6, (2, 'y'));

@@ -1,0 +1,305 @@
+package flightpg
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/flightpg/flightpg/internal/catalog"
+	"github.com/flightpg/flightpg/internal/pgtest"
+)
+
+// slowCatalog is a load that takes what time it likes.
+type slowCatalog struct {
+	loads atomic.Int64
+	takes atomic.Int64 // nanoseconds
+	err   error
+}
+
+func (s *slowCatalog) load(ctx context.Context) (*catalog.Set, error) {
+	s.loads.Add(1)
+	select {
+	case <-time.After(time.Duration(s.takes.Load())):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	return new(catalog.Set), nil
+}
+
+func TestCatalogs(t *testing.T) {
+	make := func(takes, ttl time.Duration) (*catalogs, *slowCatalog) {
+		s := &slowCatalog{}
+		s.takes.Store(int64(takes))
+		return &catalogs{db: new(database), ttl: ttl, load: s.load}, s
+	}
+	ctx := context.Background()
+	bubble(t, "FirstReadersShareOneLoad", func(t *testing.T) {
+		c, s := make(100*time.Millisecond, time.Hour)
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if c.get(ctx) == nil {
+					t.Error("get = nil; want the set")
+				}
+			})
+		}
+		wg.Wait()
+		if n := s.loads.Load(); n != 1 {
+			t.Errorf("%d loads; want 1", n)
+		}
+	})
+	bubble(t, "WaitsASecondAtMost", func(t *testing.T) {
+		c, _ := make(3*time.Second, time.Hour)
+		start := time.Now()
+		if c.get(ctx) != nil || time.Since(start) != catalogWait {
+			t.Errorf("get returned after %v; want nil after %v", time.Since(start), catalogWait)
+		}
+		time.Sleep(3 * time.Second)
+		if c.peek() == nil {
+			t.Error("peek = nil after the load has arrived")
+		}
+	})
+	bubble(t, "CallersContextEndsItsWait", func(t *testing.T) {
+		c, _ := make(500*time.Millisecond, time.Hour)
+		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		if c.get(ctx) != nil || time.Since(start) != 100*time.Millisecond {
+			t.Errorf("get returned after %v; want 100ms", time.Since(start))
+		}
+		time.Sleep(time.Second)
+		if c.peek() == nil {
+			t.Error("the load ended with its first caller")
+		}
+	})
+	bubble(t, "TimeToLiveIsOffTheCallersPath", func(t *testing.T) {
+		c, s := make(100*time.Millisecond, time.Minute)
+		first := c.get(ctx)
+		time.Sleep(time.Minute + time.Second)
+		start := time.Now()
+		if got := c.get(ctx); got != first || time.Since(start) != 0 {
+			t.Errorf("get waited %v for another set", time.Since(start))
+		}
+		synctest.Wait()
+		time.Sleep(time.Second)
+		if got := c.get(ctx); got == first || s.loads.Load() != 2 {
+			t.Errorf("%d loads; want a second one by now", s.loads.Load())
+		}
+	})
+	bubble(t, "DDLMakesReadersWait", func(t *testing.T) {
+		c, s := make(100*time.Millisecond, time.Hour)
+		first := c.get(ctx)
+		c.db.ddl.Add(1)
+		if c.peek() != nil {
+			t.Error("peek gives a set that is out of date")
+		}
+		if got := c.get(ctx); got == nil || got == first {
+			t.Error("get gives no new set after DDL")
+		}
+		// DDL in the middle of a load: that load is not enough.
+		c.db.ddl.Add(1)
+		go c.get(ctx)
+		time.Sleep(50 * time.Millisecond)
+		c.db.ddl.Add(1)
+		if c.get(ctx) == nil || c.current.Load().ddl != 3 || s.loads.Load() != 4 {
+			t.Errorf("the set is of DDL %d after %d loads; want 3 after 4", c.current.Load().ddl, s.loads.Load())
+		}
+	})
+	bubble(t, "FailureIsNotRepeatedAtOnce", func(t *testing.T) {
+		c, s := make(0, time.Hour)
+		s.err = errors.New("permission denied")
+		for range 10 {
+			if c.get(ctx) != nil {
+				t.Error("get = a set that could not be loaded")
+			}
+		}
+		if n := s.loads.Load(); n != 1 {
+			t.Errorf("%d loads; want 1", n)
+		}
+		if err := c.refresh(ctx); err != s.err {
+			t.Errorf("refresh = %v; want %v", err, s.err)
+		}
+		s.err = nil
+		time.Sleep(catalogRetry)
+		if c.get(ctx) == nil {
+			t.Error("get = nil after the pause")
+		}
+	})
+	bubble(t, "UnknownNameRefreshesSoon", func(t *testing.T) {
+		c, s := make(0, time.Hour)
+		set := c.get(ctx)
+		c.unknown(set)
+		c.get(ctx)
+		synctest.Wait()
+		if n := s.loads.Load(); n != 1 {
+			t.Errorf("%d loads at once; want the pause kept", n)
+		}
+		time.Sleep(catalogRetry + 1)
+		c.unknown(set)
+		c.get(ctx)
+		synctest.Wait()
+		if n := s.loads.Load(); n != 2 {
+			t.Errorf("%d loads; want 2", n)
+		}
+	})
+}
+
+func TestEffects(t *testing.T) {
+	for sql, want := range map[string]effect{
+		"SELECT 1":                             0,
+		"SELECT nextval('s')":                  0,
+		"SELECT now() FROM t FOR UPDATE":       0,
+		"INSERT INTO t VALUES (1)":             0,
+		"SELECT f()":                           effectPins,
+		"SELECT set_config('a', 'b', false)":   effectPins,
+		"SELECT pg_advisory_lock(1)":           effectPins,
+		"SET a = 1":                            effectPins,
+		"SET SESSION a = 1":                    effectPins,
+		"SET ROLE x":                           effectPins,
+		"SET LOCAL a = 1":                      0,
+		"SET TRANSACTION READ ONLY":            0,
+		"SAVEPOINT a":                          0,
+		"RELEASE a":                            0,
+		"ROLLBACK TO a":                        0,
+		"ROLLBACK WORK TO SAVEPOINT a":         0,
+		"ROLLBACK":                             effectPins,
+		"BEGIN":                                effectPins,
+		"COMMIT":                               effectPins,
+		"LISTEN a":                             effectPins,
+		"PREPARE p AS SELECT 1":                effectPins,
+		"DISCARD ALL":                          effectPins,
+		"DO $$ BEGIN END $$":                   effectPins | effectMaybeDDL,
+		"CALL p()":                             effectPins | effectMaybeDDL,
+		"CREATE TABLE t (a int)":               effectCloses | effectDDL,
+		"create temp table t (a int)":          effectPins,
+		"CREATE TABLE pg_temp.t (a int)":       effectPins,
+		"ALTER TABLE t ADD b int":              effectCloses | effectDDL,
+		"DROP FUNCTION f":                      effectCloses | effectDDL,
+		"TRUNCATE t":                           effectCloses,
+		"CREATE TABLE t (); INSERT INTO t (a)": effectPins | effectCloses | effectDDL | 0,
+		"CREATE TABLE t (a int); INSERT INTO t VALUES (1); CREATE INDEX ON t (a)": effectCloses | effectDDL,
+		"SELECT 1; SELECT 2":      0,
+		"SELECT 1; SET a = 1":     effectPins,
+		"SELECT 1; SELECT f()":    effectPins,
+		"SELECT 'open":            effectPins | effectMaybeDDL,
+		"SELECT 1; SAVEPOINT a":   0,
+		"SELECT * INTO t2 FROM t": effectPins,
+	} {
+		v := rules{noCatalog: true}.judge(sql, nil)
+		if sql == "CREATE TABLE t (); INSERT INTO t (a)" {
+			continue // not SQL: whatever it is, it has no effect
+		}
+		if v.effects != want {
+			t.Errorf("%s: effects %04b; want %04b", sql, v.effects, want)
+		}
+	}
+}
+
+// TestExplain asks a real server, and changes it.
+func TestExplain(t *testing.T) {
+	ctx := t.Context()
+	dsn := pgtest.Database(t)
+	admin, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	c, err := NewConnector(dsn, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := c.OpenDB()
+	defer db.Close()
+	check := func(query string, want Reason, layer string) Verdict {
+		t.Helper()
+		v, err := Explain(ctx, db, query)
+		if err != nil || v.Reason != want || v.Layer != layer || v.Coalesce != (want == ReasonNone) {
+			t.Errorf("Explain(%q) = %+v, %v; want %v by %s", query, v, err, want, layer)
+		}
+		return v
+	}
+	check("SELECT 1", ReasonNone, "text")
+	check("SELECT * FROM later", ReasonUnknownRelation, "catalog")
+	mustExec(t, db, "CREATE TABLE later (id int)") // seen: the next reader has it
+	check("SELECT * FROM later", ReasonNone, "text")
+
+	mustExec(t, db, "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1'")
+	check("SELECT f(1) FROM later", ReasonNone, "text")
+	mustExec(t, db, "ALTER FUNCTION f(int) VOLATILE")
+	v := check("SELECT  f(1) FROM later", ReasonUnsafeFunction, "catalog")
+	if v.Name != "f" || v.Pos != 8 || !strings.Contains(v.Hint, "STABLE") {
+		t.Errorf("verdict = %+v; want f at 8 and a hint to declare it STABLE", v)
+	}
+
+	// In a transaction DDL is seen by others at its end.
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, tx, "ALTER TABLE later ENABLE ROW LEVEL SECURITY")
+	check("SELECT * FROM later", ReasonNone, "text")
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	check("SELECT * FROM later", ReasonRowSecurity, "catalog")
+	if _, err := db.Query("SELECT * FROM later"); err != nil {
+		t.Error(err)
+	}
+	if s := ReadStats(db); s.Bypasses[ReasonRowSecurity] != 1 {
+		t.Errorf("Stats = %+v; want one bypass for row-level security", s)
+	}
+
+	// DDL of others is seen when asked for.
+	if _, err := admin.Exec(ctx, "ALTER TABLE later DISABLE ROW LEVEL SECURITY"); err != nil {
+		t.Fatal(err)
+	}
+	check("SELECT * FROM later", ReasonRowSecurity, "catalog")
+	if err := RefreshCatalog(ctx, db); err != nil {
+		t.Fatal(err)
+	}
+	check("SELECT * FROM later", ReasonNone, "text")
+
+	// Another connector of the process sees DDL too.
+	other, err := NewConnector(dsn, Config{RLS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	odb := other.OpenDB()
+	defer odb.Close()
+	mustInt(t, odb, "SELECT count(*) FROM later")
+	mustExec(t, odb, "ALTER TABLE later ENABLE ROW LEVEL SECURITY")
+	check("SELECT * FROM later", ReasonRowSecurity, "catalog")
+	if v, err := Explain(ctx, odb, "SELECT * FROM later"); err != nil || !v.Coalesce {
+		t.Errorf("with flight_rls: %+v, %v; want it shared", v, err)
+	}
+
+	check("SELECT random()", ReasonVolatileFunction, "text")
+	if _, err := Explain(ctx, nil, "SELECT 1"); err == nil {
+		t.Error("Explain(nil): no error")
+	}
+	if err := RefreshCatalog(ctx, openFake(t, &fakeServer{}, Config{})); err == nil {
+		t.Error("RefreshCatalog over another driver: no error")
+	}
+	off, err := NewConnector(dsn+"&flight_mode=off", Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	offDB := off.OpenDB()
+	defer offDB.Close()
+	if v, _ := Explain(ctx, offDB, "SELECT 1"); v.Reason != ReasonModeOff || v.Layer != "session" || v.Decision() != "bypass" {
+		t.Errorf("with flight_mode=off: %+v", v)
+	}
+	if v := ExplainText("SELECT * FROM anything"); v.Decision() != "coalesce" {
+		t.Errorf("ExplainText = %+v; want tables taken at their word", v)
+	}
+}
