@@ -11,7 +11,7 @@ MODULES     := . integration
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help demo test lint fuzz bench generate clean
+.PHONY: help demo test lint fuzz tenants bench generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ fuzz: ## fuzz each target for a while (FUZZTIME=30s)
 			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
 		done || exit 1; \
 	done
+
+tenants: ## two million reads of 64 tenants, every row its reader's
+	@scripts/ensure-postgres
+	FLIGHTPG_TENANT_READS=2000000 $(GO) test -timeout 60m -run TestTenants -v .
 
 bench: ## run the benchmarks (BENCH=pattern BENCHFLAGS=-benchmem)
 	@scripts/ensure-postgres

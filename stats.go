@@ -44,6 +44,14 @@ type Stats struct {
 	// SessionConns.
 	Evictions uint64 `json:"evictions"`
 
+	// CatalogLoads counts how often the catalog was asked for.
+	CatalogLoads uint64 `json:"catalog_loads"`
+	// CatalogFailures counts loads that failed. Until one succeeds, statements
+	// with names that only the catalog knows bypass.
+	CatalogFailures uint64 `json:"catalog_failures"`
+	// CatalogError is the error of the last load, "" if it succeeded.
+	CatalogError string `json:"catalog_error,omitempty"`
+
 	// Flying is how many flights have begun and not landed, now.
 	Flying int64 `json:"flying"`
 	// Waiting is how many callers wait for a flight to land, now.
@@ -95,6 +103,12 @@ func (c *Connector) Stats() Stats {
 	for r := range c.stats.bypasses {
 		if n := c.stats.bypasses[r].Load(); n > 0 {
 			s.Bypasses[Reason(r)] = n
+		}
+	}
+	if c.catalogs != nil {
+		s.CatalogLoads, s.CatalogFailures = c.catalogs.loads.Load(), c.catalogs.failures.Load()
+		if err := c.catalogs.lastErr.Load(); err != nil {
+			s.CatalogError = (*err).Error()
 		}
 	}
 	if c.opened.Load() {

@@ -176,9 +176,7 @@ func unescape(line string) string { return escapes.Replace(line) }
 // judge returns what judges a statement: the text rules, or a database.
 func judge(dsn string) (func(context.Context, string) (flightpg.Verdict, error), func(), error) {
 	if dsn == "" {
-		return func(_ context.Context, query string) (flightpg.Verdict, error) {
-			return flightpg.ExplainText(query), nil
-		}, func() {}, nil
+		return func(_ context.Context, query string) (flightpg.Verdict, error) { return judgeText(query) }, func() {}, nil
 	}
 	db, err := sql.Open("flightpg", dsn)
 	if err != nil {
@@ -188,6 +186,8 @@ func judge(dsn string) (func(context.Context, string) (flightpg.Verdict, error),
 		return flightpg.Explain(ctx, db, query)
 	}, func() { _ = db.Close() }, nil
 }
+
+func judgeText(query string) (flightpg.Verdict, error) { return flightpg.ExplainText(query), nil }
 
 // record is the JSON form of one verdict.
 type record struct {
