@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -73,6 +74,25 @@ func TestReason_OfScanner(t *testing.T) {
 	}
 	if n < 5 {
 		t.Errorf("found %d reasons of the scanner", n)
+	}
+}
+
+// TestREADME checks that the README's tables have a line for each reason and
+// each parameter.
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := ReasonNone + 1; r < reasonCount; r++ {
+		if !strings.Contains(string(text), "`"+r.String()+"`") {
+			t.Errorf("the README does not explain the reason %v", r)
+		}
+	}
+	for _, p := range params {
+		if !strings.Contains(string(text), "| `"+p.name+"` |") {
+			t.Errorf("the README does not explain the parameter %s", p.name)
+		}
 	}
 }
 
