@@ -35,6 +35,7 @@ type catalogs struct {
 	current atomic.Pointer[loaded]
 	retryAt atomic.Int64 // Unix nanoseconds before which a failed load is not tried again
 
+	gens     atomic.Uint64
 	loads    atomic.Uint64
 	failures atomic.Uint64
 	lastErr  atomic.Pointer[error]
@@ -43,6 +44,7 @@ type catalogs struct {
 // loaded is one picture. It is immutable but for stale.
 type loaded struct {
 	set   *catalog.Set
+	gen   uint64 // counts pictures, from 1: verdicts keep it instead of the picture, which they would keep alive
 	ddl   uint64 // the count when the load began
 	at    time.Time
 	stale atomic.Bool // its time to live is over, or a name was not found in it
@@ -59,24 +61,24 @@ const (
 	catalogRetry = 5 * time.Second
 )
 
-// peek returns the set at hand, without waiting: nil if there is none that is
-// known to be up to date.
-func (c *catalogs) peek() *catalog.Set {
+// peek returns the picture at hand, without waiting: nil if there is none that
+// is known to be up to date.
+func (c *catalogs) peek() *loaded {
 	if l := c.current.Load(); l != nil && l.ddl == c.db.ddl.Load() {
-		return l.set
+		return l
 	}
 	return nil
 }
 
-// get returns a set that is up to date as far as this process can know, nil if
-// none can be had in time.
-func (c *catalogs) get(ctx context.Context) *catalog.Set {
+// get returns a picture that is up to date as far as this process can know, nil
+// if none can be had in time.
+func (c *catalogs) get(ctx context.Context) *loaded {
 	ddl := c.db.ddl.Load()
 	if l := c.current.Load(); l != nil && l.ddl >= ddl {
 		if l.stale.Load() && time.Now().UnixNano() >= c.retryAt.Load() {
 			c.start() // off the caller's path
 		}
-		return l.set
+		return l
 	}
 	if time.Now().UnixNano() < c.retryAt.Load() {
 		return nil
@@ -93,7 +95,7 @@ func (c *catalogs) get(ctx context.Context) *catalog.Set {
 		}
 		switch l := c.current.Load(); {
 		case l != nil && l.ddl >= ddl:
-			return l.set
+			return l
 		case time.Now().UnixNano() < c.retryAt.Load():
 			return nil // it failed
 		}
@@ -132,7 +134,7 @@ func (c *catalogs) start() <-chan singleflight.Result {
 			return nil, err
 		}
 		c.lastErr.Store(nil)
-		l.set = set
+		l.set, l.gen = set, c.gens.Add(1)
 		if c.ttl > 0 {
 			time.AfterFunc(c.ttl, func() { l.stale.Store(true) })
 		}
@@ -141,11 +143,11 @@ func (c *catalogs) start() <-chan singleflight.Result {
 	})
 }
 
-// unknown notes that a statement named something that the set does not have:
-// it may be new. The next reader starts a load in the background, at most one
-// in catalogRetry.
-func (c *catalogs) unknown(set *catalog.Set) {
-	if l := c.current.Load(); l != nil && l.set == set && time.Since(l.at) > catalogRetry {
+// unknown notes that a statement named something that the picture of that
+// generation does not have: it may be new. The next reader starts a load in the
+// background, at most one in catalogRetry.
+func (c *catalogs) unknown(gen uint64) {
+	if l := c.current.Load(); l != nil && l.gen == gen && time.Since(l.at) > catalogRetry {
 		l.stale.Store(true)
 	}
 }
@@ -158,7 +160,7 @@ func (c *catalogs) soon() {
 }
 
 // peek returns the picture of the catalog at hand, if it is up to date.
-func (c *Connector) peek() *catalog.Set {
+func (c *Connector) peek() *loaded {
 	if c.catalogs == nil {
 		return nil
 	}
@@ -167,7 +169,7 @@ func (c *Connector) peek() *catalog.Set {
 
 // catalog returns an up-to-date picture of the catalog. It may wait for it, and
 // returns nil if none can be had.
-func (c *Connector) catalog(ctx context.Context) *catalog.Set {
+func (c *Connector) catalog(ctx context.Context) *loaded {
 	if c.catalogs == nil {
 		return nil
 	}

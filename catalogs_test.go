@@ -138,14 +138,14 @@ func TestCatalogs(t *testing.T) {
 	bubble(t, "UnknownNameRefreshesSoon", func(t *testing.T) {
 		c, s := make(0, time.Hour)
 		set := c.get(ctx)
-		c.unknown(set)
+		c.unknown(set.gen)
 		c.get(ctx)
 		synctest.Wait()
 		if n := s.loads.Load(); n != 1 {
 			t.Errorf("%d loads at once; want the pause kept", n)
 		}
 		time.Sleep(catalogRetry + 1)
-		c.unknown(set)
+		c.unknown(set.gen)
 		c.get(ctx)
 		synctest.Wait()
 		if n := s.loads.Load(); n != 2 {

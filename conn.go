@@ -142,7 +142,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		mode, why = cn.bypass(ctx, v)
 	}
 	if v.judged.Stale && why == v.reason {
-		cn.c.catalogs.unknown(v.set)
+		cn.c.catalogs.unknown(v.gen)
 	}
 	if why == ReasonNone {
 		var res *result

@@ -264,7 +264,7 @@ func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 // later is kept with it.
 type verdict struct {
 	judged  judge.Verdict
-	set     *catalog.Set // what it was judged by, or nil
+	gen     uint64 // of the picture of the catalog that it was judged by; 0: none
 	class   sqlscan.Class
 	reason  Reason // ReasonNone: a read that may be shared
 	effects effect
@@ -380,9 +380,13 @@ type rules struct {
 	noCatalog      bool // there is none to be had: names are taken at their word
 }
 
-func (r rules) judge(sql string, set *catalog.Set) *verdict {
+func (r rules) judge(sql string, by *loaded) *verdict {
+	var set *catalog.Set
+	if by != nil {
+		set = by.set
+	}
 	j := judge.Judge(sql, set, judge.Options{RLS: r.rls, TrustNames: r.noCatalog})
-	v := &verdict{judged: j, set: set, class: j.Class, reason: reasonOf(j.Result), keyed: sql}
+	v := &verdict{judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
 	v.effects = effectsOf(sql, j.Result)
 	if r.ignoreComments && v.reason == ReasonNone {
 		v.keyed = string(sqlscan.StripComments(nil, sql))
@@ -425,7 +429,7 @@ func newVerdictCache(r rules) *verdictCache {
 
 // get returns the verdict on a text by a picture of the catalog, which may be
 // nil.
-func (c *verdictCache) get(sql string, set *catalog.Set) *verdict {
+func (c *verdictCache) get(sql string, by *loaded) *verdict {
 	s := &c.shards[maphash.String(c.seed, sql)%cacheShards]
 	s.mu.RLock()
 	v, ok := s.young[sql]
@@ -433,19 +437,32 @@ func (c *verdictCache) get(sql string, set *catalog.Set) *verdict {
 		v = s.old[sql]
 	}
 	s.mu.RUnlock()
-	if v != nil && v.set == set {
+	if v != nil && v.gen == by.generation() {
 		if !ok {
 			s.put(sql, v)
 		}
 		return v
 	}
-	return s.put(sql, c.rules.judge(sql, set))
+	n := c.rules.judge(sql, by)
+	if v != nil { // what does not depend on the catalog stays known
+		n.numInput.Store(v.numInput.Load())
+		n.avoid.Store(v.avoid.Load())
+	}
+	return s.put(sql, n)
+}
+
+// generation returns the picture's, 0 for none.
+func (l *loaded) generation() uint64 {
+	if l == nil {
+		return 0
+	}
+	return l.gen
 }
 
 func (s *verdictShard) put(sql string, v *verdict) *verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if first, ok := s.young[sql]; ok && first.set == v.set {
+	if first, ok := s.young[sql]; ok && first.gen == v.gen {
 		return first
 	}
 	const texts, bytes = cacheTexts / cacheShards / 2, cacheBytes / cacheShards / 2

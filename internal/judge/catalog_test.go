@@ -262,7 +262,7 @@ func TestLarge(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	conn := connect(t, pgtest.Database(t))
-	tables, views := 3000, 600
+	tables, views := 1500, 300
 	for i := 0; i < tables; i += 100 {
 		run(t, conn, fmt.Sprintf(`DO $$ BEGIN FOR i IN %d..%d LOOP EXECUTE format(
 			'CREATE TABLE table_%%s (id int PRIMARY KEY, a text, b text, c timestamptz, d jsonb, e numeric, f bool)', i); END LOOP; END $$`, i, i+99))

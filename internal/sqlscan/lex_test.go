@@ -161,7 +161,7 @@ func TestNames(t *testing.T) {
 		{`SELECT * FROM ` + long, `relation:` + long[:62]},
 		{`SELECT U&"d\0061ta" FROM U&"a\+00005fb"`, `other:data relation:a_b`},
 		{`SELECT app.f(1), x.y.f(2), db.s.f(3)`, `function:app.f function:?.f function:?.f`},
-		{`SELECT extract(year FROM now()), substring('a' FROM 1 FOR 2)`, `function:pg_catalog.extract function:now function:substring`},
+		{`SELECT extract(year FROM now()), substring('a' FROM 1 FOR 2)`, `function:pg_catalog.extract function:now function:pg_catalog.substring`},
 		{`WITH c(x) AS (SELECT 1) SELECT x FROM c`, `other:x relation:c`},
 	}
 	for _, tt := range tests {

@@ -330,7 +330,7 @@ func (s *scanner) attribute() {
 		return
 	}
 	raw := s.src[s.cur.pos:s.cur.end]
-	if s.cur.kind == tokIdent && len(raw) > 2 && raw[2] != '_' && len(raw) < len("currval") {
+	if s.cur.kind == tokIdent && len(raw) > 2 && raw[2] != '_' && len(raw) < len("uuidv7") {
 		return // too short for all but pg_…, lo_…, ts_…
 	}
 	name := s.nameOf(s.cur)

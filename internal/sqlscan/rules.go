@@ -78,11 +78,8 @@ func (s *scanner) link(item bool) {
 // own words are told from columns of the same name by their neighbours.
 func (s *scanner) keyword() {
 	f := s.top()
-	if f.kind == forArgs && f.args > 0 {
-		switch s.cur.kw {
-		case kwFrom, kwFor, kwSimilar, kwPlacing:
-			f.args = -1
-		}
+	if f.kind == forArgs && s.separatesArgs() {
+		f.schema, f.args = "pg_catalog", -1 // it cannot be a user's function then
 	}
 	switch s.cur.kw {
 	case kwWith:
@@ -156,12 +153,24 @@ func (s *scanner) keyword() {
 	case kwEnd:
 		f.cases = max(0, f.cases-1)
 	case kwOperator:
-		if s.next.kind == tokOpen {
+		if s.next.kind == tokOpen && (!f.item || s.operand) { // FROM operator(*) calls an aggregate
 			s.qualifiedOperator()
 		}
 	case kwLike, kwIlike, kwSimilar, kwIn, kwBetween, kwDistinct, kwNullif, kwNatural:
 		s.impliedOperators()
 	}
+}
+
+// separatesArgs reports whether the current key word stands between arguments of
+// substring or overlay.
+func (s *scanner) separatesArgs() bool {
+	switch s.cur.kw {
+	case kwFrom:
+		return s.prev.kw != kwDistinct
+	case kwSimilar:
+		return s.next.kw != kwTo
+	}
+	return s.cur.kw == kwFor || s.cur.kw == kwPlacing
 }
 
 // wantRelation makes the next word a relation for Names.
@@ -385,7 +394,8 @@ func (s *scanner) sampling() frameKind {
 }
 
 // qualifiedOperator reads OPERATOR ( [schema .] operator ) and makes it the
-// current token. A function called operator never has such arguments.
+// current token. A call of a function named operator has no such arguments, save
+// the star of an aggregate, and that is taken for an operator in an expression.
 func (s *scanner) qualifiedOperator() {
 	l := lexer{src: s.src, pos: s.next.end}
 	var schema token
