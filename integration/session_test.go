@@ -103,8 +103,10 @@ func TestSessionState(t *testing.T) {
 		}, "SELECT v FROM pathed", "other", "public"},
 		{"Listen", exec("LISTEN here"), "SELECT count(*) FROM pg_listening_channels()", "1", "0"},
 		{"Prepare", exec("PREPARE p AS SELECT 1"), "SELECT count(*) FROM pg_prepared_statements WHERE name = 'p'", "1", "0"},
-		{"AdvisoryLock", query("SELECT pg_advisory_lock(42)"),
-			"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND pid = pg_backend_pid()", "1", "0"},
+		{
+			"AdvisoryLock", query("SELECT pg_advisory_lock(42)"),
+			"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND pid = pg_backend_pid()", "1", "0",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			forEachServer(t, func(t *testing.T, dsn string) {
