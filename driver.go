@@ -18,7 +18,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flightpg/flightpg/internal/flight"
@@ -474,16 +473,6 @@ func connectorOf(db *sql.DB) (*Connector, error) {
 		}
 	}
 	return nil, errors.New(`flightpg: the database handle was not opened with flightpg: use flightpg.OpenDB or sql.Open("flightpg", …)`)
-}
-
-// cancelRequest makes a flight whose callers have all left cancel its query on
-// the server and keep its connection. pgx's own default closes the connection;
-// that stays the way for sessions.
-func cancelRequest(pg *pgconn.PgConn) ctxwatch.Handler {
-	return &pgconn.CancelRequestContextWatcherHandler{
-		Conn:          pg,
-		DeadlineDelay: time.Second, // without an answer by then, the connection is closed
-	}
 }
 
 // databases are the databases of this process. They are never removed: a fence

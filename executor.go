@@ -134,6 +134,9 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		_, passed := failure.(bypassError)
 		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure) || stalePlan(failure))
 		l.cancelled = ctx.Err() != nil
+		if stopped {
+			l.unlock(ctx)
+		}
 		l.release()
 		if !retry && !stopped {
 			return res, err
@@ -167,7 +170,9 @@ func stalePlan(err error) bool {
 // attempt runs the read once.
 func (e *poolExecutor) attempt(ctx context.Context, s *session, r *read) (*result, error) {
 	if r.via == viaPrepare {
-		n, err := s.numInput(ctx, e.prepared, r.query)
+		// By name only where the session is ours: what a pooler's server
+		// connection has prepared stays there, for others to trip over.
+		n, err := s.numInput(ctx, e.prepared && s.guard != GuardTransaction, r.query)
 		if err != nil {
 			return nil, err
 		}

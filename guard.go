@@ -126,10 +126,12 @@ func refused(err error) bool {
 
 // noTransaction turns the refusal of BEGIN by a pooler that gives a server
 // connection to a client for one statement only (PgBouncer's pool_mode=statement)
-// into a bypass: there is no guard to be had.
+// into a bypass: there is no guard to be had. PgBouncer has one SQLSTATE for all
+// its complaints, those that pass too ("query_wait_timeout"): the text decides.
 func noTransaction(err error) error {
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "08P01" { // protocol_violation
+	if errors.As(err, &pgErr) && pgErr.Code == "08P01" && // protocol_violation
+		strings.Contains(pgErr.Message, "transaction blocks not allowed") {
 		return bypassError(ReasonNoGuard)
 	}
 	return err
@@ -230,6 +232,18 @@ func rollback(p *pgconn.Pipeline) {
 	p.SendPipelineSync()
 	p.SendQueryParams("ROLLBACK", nil, nil, nil, nil)
 	p.SendPipelineSync()
+}
+
+// unlock releases what neither a rollback nor the closing of a connection to a
+// pooler does: advisory locks of the session, which a function may have taken
+// before its write was refused. Its callers would wait for them. The pooler most
+// likely still gives us the same server connection: the one it used last. (Not
+// with every flight, where it would surely be the same one: session locks through
+// a transaction pooler are a mistake, but somebody else's, and theirs to lose.)
+func (s *session) unlock(ctx context.Context) {
+	if s.guard == GuardTransaction && !s.dead() {
+		_, _ = s.pgx.Conn().PgConn().Exec(ctx, "SELECT pg_catalog.pg_advisory_unlock_all()").ReadAll()
+	}
 }
 
 // begun sends what the pipeline holds and reads the answer to BEGIN.
