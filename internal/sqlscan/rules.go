@@ -243,7 +243,7 @@ func (s *scanner) locking(f *frame) {
 func (s *scanner) parenthesis() frameKind {
 	c, f := &s.chain, s.top()
 	switch {
-	case s.cur.kw == kwMaterialized && (c.before.kw == kwAs || c.before.kw == kwNot && c.beforeThat.kw == kwAs):
+	case s.cur.kw == kwMaterialized && f.kind != castArgs && (c.before.kw == kwAs || c.before.kw == kwNot && c.beforeThat.kw == kwAs):
 		return plain // AS MATERIALIZED (query)
 	case c.before.kind == tokCast:
 		s.visitName()
