@@ -279,6 +279,27 @@ func TestExplain(t *testing.T) {
 		t.Errorf("with flight_rls: %+v, %v; want it shared", v, err)
 	}
 
+	// What only the catalog knows to run unknown code keeps its session.
+	mustExec(t, db, "CREATE VIEW writes AS SELECT f(id) FROM later; CREATE VIEW plain AS SELECT id FROM later")
+	check("SELECT * FROM writes", ReasonUnsafeView, "catalog")
+	for query, want := range map[string]effect{
+		"SELECT * FROM writes":                    effectPins,
+		"(SELECT * FROM writes)":                  effectPins,
+		"SELECT 1; TABLE writes":                  effectPins,
+		"INSERT INTO later SELECT f FROM writes":  effectPins,
+		"SELECT random() FROM plain":              0,
+		"SELECT * FROM nowhere":                   effectCloses,
+		"INSERT INTO later VALUES (1)":            0,
+		"SELECT 1; INSERT INTO later VALUES (1);": 0,
+	} {
+		if got := c.verdicts.get(query, c.peek()).effects; got != want {
+			t.Errorf("%s: effects %04b; want %04b", query, got, want)
+		}
+		if got := c.verdicts.get(query, nil).effects; got != 0 {
+			t.Errorf("%s, without a catalog: effects %04b; want the text's word taken", query, got)
+		}
+	}
+
 	check("SELECT random()", ReasonVolatileFunction, "text")
 	if _, err := Explain(ctx, nil, "SELECT 1"); err == nil {
 		t.Error("Explain(nil): no error")

@@ -313,14 +313,19 @@ const (
 	effectMaybeDDL
 )
 
-// effectsOf says what a statement may do that is not known to leave the session
-// as it was.
-func effectsOf(sql string, r sqlscan.Result) (e effect) {
-	if r.Class != sqlscan.Other {
+// effects says what a text that was judged as j may do, if it is not known to
+// leave the session as it was.
+func (r rules) effects(sql string, j judge.Verdict, set *catalog.Set) (e effect) {
+	if j.Class != sqlscan.Other {
 		return 0
 	}
 	ok := sqlscan.Commands(sql, func(c sqlscan.Command) bool {
-		e |= commandEffects(c)
+		e |= commandEffects(c, func() effect {
+			if len(c.Text) != len(sql) {
+				j = judge.Judge(c.Text, set, r.options())
+			}
+			return queryEffects(c.Text, j)
+		})
 		return true
 	})
 	if !ok {
@@ -329,9 +334,22 @@ func effectsOf(sql string, r sqlscan.Result) (e effect) {
 	return e
 }
 
-// commandEffects judges one statement by its first words. What is not listed
-// pins.
-func commandEffects(c sqlscan.Command) effect {
+// queryEffects is for statements that are judged: queries, INSERT and so on.
+func queryEffects(sql string, j judge.Verdict) effect {
+	switch {
+	case j.Class != sqlscan.Other:
+		return 0
+	case j.Reason == sqlscan.UnknownRelation, j.Reason == sqlscan.UnknownType:
+		return effectCloses // for as long as the name is new
+	case j.Reason == sqlscan.CatalogUnavailable && sqlscan.Scan(sql).Class != sqlscan.Other:
+		return 0 // names are taken at their word
+	}
+	return effectPins
+}
+
+// commandEffects judges one statement by its first words; query judges those
+// that are no commands. What is not listed pins.
+func commandEffects(c sqlscan.Command, query func() effect) effect {
 	first, second, third := c.Words[0], c.Words[1], c.Words[2]
 	switch first {
 	case "create", "alter", "drop", "import":
@@ -358,10 +376,8 @@ func commandEffects(c sqlscan.Command) effect {
 		}
 	case "do", "call":
 		return effectPins | effectMaybeDDL
-	case "select", "values", "table", "with", "insert", "update", "delete", "merge", "show":
-		if sqlscan.Scan(c.Text).Class != sqlscan.Other {
-			return 0
-		}
+	case "select", "values", "table", "with", "insert", "update", "delete", "merge", "show", "":
+		return query()
 	}
 	return effectPins
 }
@@ -380,14 +396,16 @@ type rules struct {
 	noCatalog      bool // there is none to be had: names are taken at their word
 }
 
+func (r rules) options() judge.Options { return judge.Options{RLS: r.rls, TrustNames: r.noCatalog} }
+
 func (r rules) judge(sql string, by *loaded) *verdict {
 	var set *catalog.Set
 	if by != nil {
 		set = by.set
 	}
-	j := judge.Judge(sql, set, judge.Options{RLS: r.rls, TrustNames: r.noCatalog})
+	j := judge.Judge(sql, set, r.options())
 	v := &verdict{judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
-	v.effects = effectsOf(sql, j.Result)
+	v.effects = r.effects(sql, j, set)
 	if r.ignoreComments && v.reason == ReasonNone {
 		v.keyed = string(sqlscan.StripComments(nil, sql))
 	}
