@@ -372,11 +372,11 @@ func compare(sql string, thorough bool) (c comparison) {
 	return c
 }
 
-// joinWords may name types, but Names takes them for syntax: nobody has a type of
-// such a name.
-var joinWords = func() map[string]bool {
+// syntaxWords may name types, but Names takes them for syntax (BY in column
+// definitions: f() AS x (partition by(1))). Nobody has a type of such a name.
+var syntaxWords = func() map[string]bool {
 	set := map[string]bool{}
-	for _, w := range strings.Fields(`authorization binary collation concurrently cross current_schema freeze full ilike inner is isnull
+	for _, w := range strings.Fields(`authorization binary by collation concurrently cross current_schema freeze full ilike inner is isnull
 		join left like natural notnull outer overlaps right similar tablesample verbose`) {
 		set[w] = true
 	}
@@ -421,7 +421,7 @@ func compareNames(sql string, w *treeWalker) (fault string) {
 		}
 	}
 	for _, t := range w.types {
-		if !names[t].any && !joinWords[t] {
+		if !names[t].any && !syntaxWords[t] {
 			return "Names does not visit the type " + t
 		}
 	}
