@@ -138,7 +138,11 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	v := cn.c.verdicts.get(query, cn.c.peek())
 	mode, why := cn.bypass(ctx, v)
 	if v.wants && why == v.reason {
-		v = cn.c.verdicts.get(query, cn.c.catalog(ctx))
+		by := cn.c.catalog(ctx)
+		if err := ctx.Err(); by == nil && err != nil {
+			return nil, err
+		}
+		v = cn.c.verdicts.get(query, by)
 		mode, why = cn.bypass(ctx, v)
 	}
 	if v.judged.Stale && why == v.reason {

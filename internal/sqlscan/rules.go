@@ -90,8 +90,9 @@ func (s *scanner) keyword() {
 	case kwSelect:
 		f.query, f.clause, f.item = true, anyClause, false
 	case kwValues:
-		// The word can also be a column or the name of a CTE.
-		if s.next.kind == tokOpen && !(f.clause == withClause && s.namesCTE(s.prev, s.beforePrev)) {
+		// The word can also be a column, the name of a CTE or an alias: FROM t values(a).
+		if s.next.kind == tokOpen && !(f.clause == withClause && s.namesCTE(s.prev, s.beforePrev)) &&
+			(f.clause != fromClause || f.item) {
 			f.query, f.clause, f.item = true, anyClause, false
 		}
 	case kwTable:
