@@ -134,11 +134,11 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		_, passed := failure.(bypassError)
 		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure) || stalePlan(failure))
 		l.cancelled = ctx.Err() != nil
-		if stopped {
-			l.unlock(ctx)
-		}
 		l.release()
 		if !retry && !stopped {
+			if failure == nil && !r.v.flown.Load() {
+				r.v.flown.Store(true)
+			}
 			return res, err
 		}
 		if res != nil {
@@ -159,12 +159,20 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 }
 
 // stalePlan reports whether err says that DDL has changed the result of a
-// prepared statement ("cached plan must not change result type"), or that the
-// server has lost it. pgx has thrown it away by now: the next execution prepares
-// it anew.
+// prepared statement ("cached plan must not change result type"), that the
+// server has lost it, or that a description kept here has other columns ("bind
+// message has 6 result formats but query has 5 columns"). What was stale has been
+// thrown away by now: the next execution starts anew.
 func stalePlan(err error) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && (pgErr.Code == "0A000" || pgErr.Code == "26000")
+	if !errors.As(err, &pgErr) {
+		return false
+	}
+	switch pgErr.Code {
+	case "0A000", "26000", "08P01":
+		return true
+	}
+	return false
 }
 
 // attempt runs the read once.

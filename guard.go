@@ -157,7 +157,7 @@ func (s *session) guarded(ctx context.Context, r *read) (driver.Rows, error) {
 			r.v.description.Store(sd)
 		}
 	}
-	rows, err := s.pipeline(ctx, sd, r)
+	rows, err := s.queryInPipeline(ctx, sd, r)
 	if err != nil && sd != nil {
 		r.v.description.Store(nil) // DDL may have changed it
 	}
@@ -172,29 +172,35 @@ func (s *session) describe(ctx context.Context, query string) (sd *pgconn.Statem
 	if err != nil {
 		return nil, err
 	}
-	defer end()
-	return s.pgx.Conn().PgConn().Prepare(ctx, "", query, nil)
+	sd, err = s.pgx.Conn().PgConn().Prepare(ctx, "", query, nil)
+	end(err)
+	return sd, err
 }
 
-// beginReadOnly opens a read-only transaction, and returns what rolls it back.
-func (s *session) beginReadOnly(ctx context.Context) (end func(), err error) {
+// beginReadOnly opens a read-only transaction, and returns what rolls it back,
+// for the error that it ended with.
+func (s *session) beginReadOnly(ctx context.Context) (end func(error), err error) {
 	pg := s.pgx.Conn().PgConn()
 	if _, err := pg.Exec(ctx, "BEGIN READ ONLY").ReadAll(); err != nil {
 		return nil, noTransaction(err)
 	}
-	return func() {
+	return func(err error) {
+		text := "ROLLBACK"
+		if refused(err) {
+			text += "; " + unlock
+		}
 		if !s.dead() {
-			_, _ = pg.Exec(context.WithoutCancel(ctx), "ROLLBACK").ReadAll() // its errors show in the session's state
+			_, _ = pg.Exec(context.WithoutCancel(ctx), text).ReadAll() // its errors show in the session's state
 		}
 		s.bad = s.bad || !s.idle()
 	}, nil
 }
 
-// pipeline sends BEGIN READ ONLY, the query and ROLLBACK in one write. The Sync
+// queryInPipeline sends BEGIN READ ONLY, the query and ROLLBACK in one write. The Sync
 // between makes the server get to the ROLLBACK after an error too; without it a
 // pooler's only connection would be left in a failed transaction.
 // The statement is unnamed, which is right behind every kind of pooler.
-func (s *session) pipeline(ctx context.Context, sd *pgconn.StatementDescription, r *read) (driver.Rows, error) {
+func (s *session) queryInPipeline(ctx context.Context, sd *pgconn.StatementDescription, r *read) (driver.Rows, error) {
 	conn := s.pgx.Conn()
 	args := make([]any, len(r.args))
 	for i, a := range r.args {
@@ -216,38 +222,63 @@ func (s *session) pipeline(ctx context.Context, sd *pgconn.StatementDescription,
 	if err := eqb.Build(conn.TypeMap(), sd, args); err != nil {
 		return nil, err
 	}
-	p := conn.PgConn().StartPipeline(ctx)
+	p := &pipeline{Pipeline: conn.PgConn().StartPipeline(ctx), s: s}
 	p.SendQueryParams("BEGIN READ ONLY", nil, nil, nil, nil)
 	p.SendQueryParams(r.query, eqb.ParamValues, oids, eqb.ParamFormats, formats)
-	rollback(p)
+	p.SendPipelineSync()
+	if r.v.flown.Load() {
+		p.rollback(nil)
+	}
 	rows, err := s.pipelineRows(p)
 	if err != nil {
-		_ = s.endPipeline(p) // the first error is the one that tells
+		p.end(err) // the first error is the one that tells
 		return nil, err
 	}
 	return rows, nil
 }
 
-func rollback(p *pgconn.Pipeline) {
-	p.SendPipelineSync()
+// pipeline is the way of a query and its transaction to the server and back. The
+// first flight of a text waits for the query's end before it sends the ROLLBACK:
+// that is when a write shows, and then the locks must go with it, see unlock.
+type pipeline struct {
+	*pgconn.Pipeline
+	s          *session
+	rolledBack bool // is on its way, at least
+}
+
+// rollback queues what ends the transaction that ended with err.
+func (p *pipeline) rollback(err error) {
+	p.rolledBack = true
 	p.SendQueryParams("ROLLBACK", nil, nil, nil, nil)
+	if refused(err) {
+		p.SendQueryParams(unlock, nil, nil, nil, nil)
+	}
 	p.SendPipelineSync()
 }
 
-// unlock releases what neither a rollback nor the closing of a connection to a
-// pooler does: advisory locks of the session, which a function may have taken
-// before its write was refused. Its callers would wait for them. The pooler most
-// likely still gives us the same server connection: the one it used last. (Not
-// with every flight, where it would surely be the same one: session locks through
-// a transaction pooler are a mistake, but somebody else's, and theirs to lose.)
-func (s *session) unlock(ctx context.Context) {
-	if s.guard == GuardTransaction && !s.dead() {
-		_, _ = s.pgx.Conn().PgConn().Exec(ctx, "SELECT pg_catalog.pg_advisory_unlock_all()").ReadAll()
+// end reads what is left of the answers; err is the query's. The session may be
+// used again only if the server says that no transaction is open.
+func (p *pipeline) end(err error) {
+	if !p.rolledBack && !p.s.dead() {
+		p.rollback(err)
+		_ = p.Flush() // its errors show in the session's state
+	}
+	_ = p.Close() // likewise
+	if !p.s.idle() {
+		p.s.bad = true
 	}
 }
 
+// unlock releases what a rollback does not, nor the closing of a connection to a
+// pooler: advisory locks of the session. A function that took one and was then
+// refused its write leaves it on a server connection that the pooler gives to
+// somebody else, and its callers would wait for it, each on another one. It must
+// travel with the ROLLBACK, before the Sync that lets the pooler have the server
+// connection back: later it may hit another one, and another client's locks.
+const unlock = "SELECT pg_catalog.pg_advisory_unlock_all()"
+
 // begun sends what the pipeline holds and reads the answer to BEGIN.
-func (s *session) begun(p *pgconn.Pipeline) error {
+func (s *session) begun(p *pipeline) error {
 	if err := p.Flush(); err != nil {
 		return err
 	}
@@ -260,7 +291,7 @@ func (s *session) begun(p *pgconn.Pipeline) error {
 
 // pipelineRows reads up to the first row, as stdlib does: errors before it are
 // the query's.
-func (s *session) pipelineRows(p *pgconn.Pipeline) (*pipelineRows, error) {
+func (s *session) pipelineRows(p *pipeline) (*pipelineRows, error) {
 	if err := s.begun(p); err != nil {
 		return nil, err
 	}
@@ -272,7 +303,7 @@ func (s *session) pipelineRows(p *pgconn.Pipeline) (*pipelineRows, error) {
 	if !ok {
 		return nil, fmt.Errorf("flightpg: unexpected answer %T to a query", answer)
 	}
-	rows := &pipelineRows{s: s, p: p, rr: rr}
+	rows := &pipelineRows{p: p, rr: rr}
 	if rows.ahead = rr.NextRow(); !rows.ahead {
 		if err := rows.end(); err != nil {
 			return nil, err
@@ -284,21 +315,10 @@ func (s *session) pipelineRows(p *pgconn.Pipeline) (*pipelineRows, error) {
 	return rows, nil
 }
 
-// endPipeline reads what is left of the pipeline's answers. The session may be
-// used again only if the server says that no transaction is open.
-func (s *session) endPipeline(p *pgconn.Pipeline) error {
-	err := p.Close()
-	if !s.idle() {
-		s.bad = true
-	}
-	return err
-}
-
 // pipelineRows are the rows of a query that travelled with its transaction.
 type pipelineRows struct {
 	*wireColumns
-	s     *session
-	p     *pgconn.Pipeline
+	p     *pipeline
 	rr    *pgconn.ResultReader
 	ahead bool // the reader is at a row that was not given yet
 	ended bool
@@ -333,13 +353,13 @@ func (r *pipelineRows) end() error {
 func (r *pipelineRows) Close() error {
 	err := r.end()
 	if r.p != nil {
-		_ = r.s.endPipeline(r.p) // its errors are the query's, or show in the session's state
+		r.p.end(err)
 		r.p = nil
 	}
 	return err
 }
 
-// queryInTx is what pipeline does, one step after the other, for pgx's simple
+// queryInTx is what queryInPipeline does, one step after the other, for pgx's simple
 // protocol, which cannot travel in a pipeline.
 func (s *session) queryInTx(ctx context.Context, r *read) (driver.Rows, error) {
 	end, err := s.beginReadOnly(ctx)
@@ -348,26 +368,30 @@ func (s *session) queryInTx(ctx context.Context, r *read) (driver.Rows, error) {
 	}
 	rows, err := s.query(ctx, r.via, r.query, r.args)
 	if err != nil {
-		end()
+		end(err)
 		return nil, err
 	}
-	return &txRows{passedRows{rows}, end}, nil
+	return &txRows{passedRows{rows}, end, nil}, nil
 }
 
 // txRows are rows whose transaction ends with them.
 type txRows struct {
 	passedRows
-	end func()
+	end func(error)
+	err error
 }
 
 // Next implements driver.Rows.
-func (r *txRows) Next(dest []driver.Value) error { return r.inner.Next(dest) }
+func (r *txRows) Next(dest []driver.Value) error {
+	r.err = r.inner.Next(dest)
+	return r.err
+}
 
 // Close implements driver.Rows.
 func (r *txRows) Close() error {
 	err := r.inner.Close()
 	if r.end != nil {
-		r.end()
+		r.end(r.err)
 		r.end = nil
 	}
 	return err

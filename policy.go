@@ -274,6 +274,7 @@ type verdict struct {
 	// Under GuardTransaction: the types of parameters and columns, or nil.
 	description atomic.Pointer[pgconn.StatementDescription]
 
+	flown    atomic.Bool  // a flight has landed that the guard did not stop
 	refused  atomic.Bool  // the guard has stopped it
 	numInput atomic.Int32 // of the prepared statement; shapeUnknown until known
 	avoid    atomic.Int64 // Unix nanoseconds until which the text bypasses with ReasonOverflow

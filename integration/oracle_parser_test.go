@@ -442,20 +442,6 @@ func shrink(sql string, fails func(string) bool) string {
 	return sql
 }
 
-// envInt reads a number that the environment may set.
-func envInt(t testing.TB, name string, otherwise uint64) uint64 {
-	t.Helper()
-	s := os.Getenv(name)
-	if s == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseUint(s, 10, 64)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
-}
-
 // A tally counts what the runs of TestScanAgainstParser did.
 type tally struct {
 	executions uint64 // statements written and judged

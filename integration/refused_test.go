@@ -57,10 +57,9 @@ func TestRefused(t *testing.T) {
 			t.Run(tc.name, func(t *testing.T) {
 				to := dsn
 				if tc.poolMode != "" {
-					// PgBouncer's default gives the server connection that was used
-					// last: where the flight's locks are released. (With
-					// server_round_robin they would stay: see session.unlock.)
-					to = pgBouncer(t, dsn, tc.poolMode, tc.size)
+					// Round robin: what follows a flight runs on another server
+					// connection, as it may under load.
+					to = pgBouncer(t, dsn, tc.poolMode, tc.size, "server_round_robin = 1")
 					leftNothing(t, to, tc.size, g.eye, g.conn) // opens all of them
 				}
 				for _, view := range []string{"v_writes", "v_locks_and_writes"} {

@@ -540,3 +540,17 @@ func (g *sqlgen) mangle(s string) string {
 }
 
 const nastyBytes = "''\"\"$$\\\\/*-*/-;()[].,:&!?@#%^|`~<>=+ \n\r\t\f\v0123456789abeExXnNuUqQ_\xc3\xa9\xff\x00{}"
+
+// envInt reads a number that the environment may set.
+func envInt(t testing.TB, name string, otherwise uint64) uint64 {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
