@@ -253,6 +253,10 @@ func (s *scanner) token() {
 		s.end()
 	case tokIdent, tokQuoted, tokUQuoted:
 		s.word()
+	case tokString:
+		if s.prev.kind == tokDot {
+			s.fail(Syntax, t) // a.N'x' is a literal of the type a.nchar
+		}
 	case tokParam:
 		s.param()
 	case tokOpen:
