@@ -5,13 +5,14 @@ export GOWORK := off
 GO          ?= go
 TESTFLAGS   ?=
 FUZZTIME    ?= 30s
+ORACLE_N    ?= 50000000
 BENCH       ?= .
 BENCHFLAGS  ?= -benchmem
 MODULES     := . integration
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help demo test lint fuzz tenants bench generate clean
+.PHONY: help demo test lint fuzz oracle tenants bench generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,10 @@ fuzz: ## fuzz each target for a while (FUZZTIME=30s)
 			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
 		done || exit 1; \
 	done
+
+oracle: ## hold the scanner to PostgreSQL's parser, 50 million statements (ORACLE_N=, FLIGHTPG_SEED=)
+	@scripts/ensure-postgres
+	cd integration && FLIGHTPG_FUZZ_N=$(ORACLE_N) $(GO) test -timeout 6h -run 'TestScanAgainstParser$$' -v .
 
 tenants: ## two million reads of 64 tenants, every row its reader's
 	@scripts/ensure-postgres
