@@ -442,9 +442,10 @@ func Fence(db *sql.DB) error {
 
 // Forget makes the flight of one query and its arguments take no new followers:
 // the next caller's rows are read anew, in every mode. Callers that wait for it
-// keep it. The error says that db was not opened with flightpg, or that an
-// argument cannot be part of a key, so that there is no such flight.
-func Forget(_ context.Context, db *sql.DB, query string, args ...any) error {
+// keep it. ctx says which partition, where there is a Config.PartitionKey. The
+// error says that db was not opened with flightpg, or that an argument cannot be
+// part of a key, so that there is no such flight.
+func Forget(ctx context.Context, db *sql.DB, query string, args ...any) error {
 	c, err := connectorOf(db)
 	if err != nil {
 		return err
@@ -457,7 +458,7 @@ func Forget(_ context.Context, db *sql.DB, query string, args ...any) error {
 		}
 	}
 	for _, via := range slices.Compact([]byte{viaQuery, c.viaStmt}) {
-		key, why := appendKey(nil, via, "", named)
+		key, why := appendKey(nil, via, partitionOf(ctx, c.cfg.PartitionKey), named)
 		if why != ReasonNone {
 			return fmt.Errorf("flightpg: no flight to forget: the arguments are never shared (%v)", why)
 		}

@@ -1237,6 +1237,43 @@ func TestFence_Database(t *testing.T) {
 	}
 }
 
+// TestForget_Partition: the flight to forget is that of the context's partition.
+func TestForget_Partition(t *testing.T) {
+	bubble(t, "OfTheContext", func(t *testing.T) {
+		type key struct{}
+		gate := make(chan struct{})
+		f := &fakeServer{answer: gated(gate)}
+		db := openFake(t, f, Config{Mode: ModeJoin, PartitionKey: func(ctx context.Context) string {
+			s, _ := ctx.Value(key{}).(string)
+			return s
+		}})
+		a, b := context.WithValue(t.Context(), key{}, "a"), context.WithValue(t.Context(), key{}, "b")
+		results := make(chan error, 3)
+		read := func(ctx context.Context) { _, err := queryInt(ctx, db, hotQuery, int64(1)); results <- err }
+		go read(a)
+		synctest.Wait()
+		for _, step := range []struct {
+			forget context.Context
+			runs   int
+		}{{b, 1}, {a, 2}} { // another partition's, then its own
+			if err := Forget(step.forget, db, hotQuery, int64(1)); err != nil {
+				t.Fatal(err)
+			}
+			go read(a)
+			synctest.Wait()
+			if n := f.count(hotQuery); n != step.runs {
+				t.Errorf("%d executions; want %d", n, step.runs)
+			}
+		}
+		close(gate)
+		for range 3 {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 func TestFence_NotOurHandle(t *testing.T) {
 	db := sql.OpenDB(&fakeServer{})
 	defer db.Close()
