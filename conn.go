@@ -176,7 +176,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		cn.tx.wrote = true
 		return rows, nil
 	}
-	return &fencedRows{passedRows{rows}, cn, v}, nil
+	return newFencedRows(rows, cn, v), nil
 }
 
 // QueryContext implements driver.QueryerContext.

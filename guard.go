@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 
@@ -139,8 +138,20 @@ func noTransaction(err error) error {
 
 // guarded runs a read under the session's guard.
 func (s *session) guarded(ctx context.Context, r *read) (driver.Rows, error) {
-	if s.pgx == nil || s.guard != GuardTransaction {
+	if s.pgx == nil {
 		return s.query(ctx, r.via, r.query, r.args)
+	}
+	rows, err := s.guardedWire(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
+}
+
+// guardedWire is guarded for pgx's connections.
+func (s *session) guardedWire(ctx context.Context, r *read) (*wireRows, error) {
+	if s.guard != GuardTransaction {
+		return s.queryWire(ctx, r)
 	}
 	conn := s.pgx.Conn()
 	mode := conn.Config().DefaultQueryExecMode
@@ -200,12 +211,19 @@ func (s *session) beginReadOnly(ctx context.Context) (end func(error), err error
 // between makes the server get to the ROLLBACK after an error too; without it a
 // pooler's only connection would be left in a failed transaction.
 // The statement is unnamed, which is right behind every kind of pooler.
-func (s *session) queryInPipeline(ctx context.Context, sd *pgconn.StatementDescription, r *read) (driver.Rows, error) {
+func (s *session) queryInPipeline(ctx context.Context, sd *pgconn.StatementDescription, r *read) (_ *wireRows, err error) {
 	conn := s.pgx.Conn()
-	args := make([]any, len(r.args))
-	for i, a := range r.args {
-		args[i] = a.Value
+	args := stdlibArgs(r.args)
+	if tracer := conn.Config().Tracer; tracer != nil {
+		// What pgx does for a query of its own.
+		ctx = tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: r.query, Args: args})
+		defer func() {
+			if err != nil {
+				tracer.TraceQueryEnd(ctx, conn, pgx.TraceQueryEndData{Err: err})
+			}
+		}()
 	}
+	args = args[1:]
 	var oids []uint32
 	var formats []int16
 	if sd != nil {
@@ -229,10 +247,22 @@ func (s *session) queryInPipeline(ctx context.Context, sd *pgconn.StatementDescr
 	if r.v.flown.Load() {
 		p.rollback(nil)
 	}
-	rows, err := s.pipelineRows(p)
+	rr, err := p.query()
 	if err != nil {
 		p.end(err) // the first error is the one that tells
 		return nil, err
+	}
+	source := &pipelineSource{rr: rr}
+	rows, err := newWireRows(s, source)
+	if err != nil {
+		p.end(err)
+		return nil, err
+	}
+	rows.done = func(err error) {
+		p.end(err)
+		if tracer := conn.Config().Tracer; tracer != nil {
+			tracer.TraceQueryEnd(ctx, conn, pgx.TraceQueryEndData{CommandTag: source.tag, Err: err})
+		}
 	}
 	return rows, nil
 }
@@ -277,122 +307,76 @@ func (p *pipeline) end(err error) {
 // connection back: later it may hit another one, and another client's locks.
 const unlock = "SELECT pg_catalog.pg_advisory_unlock_all()"
 
-// begun sends what the pipeline holds and reads the answer to BEGIN.
-func (s *session) begun(p *pipeline) error {
+// query sends what the pipeline holds and reads the answers up to the query's.
+func (p *pipeline) query() (*pgconn.ResultReader, error) {
 	if err := p.Flush(); err != nil {
-		return err
+		return nil, err
 	}
 	answer, err := p.GetResults()
 	if rr, ok := answer.(*pgconn.ResultReader); ok && err == nil {
 		_, err = rr.Close()
 	}
-	return noTransaction(err)
-}
-
-// pipelineRows reads up to the first row, as stdlib does: errors before it are
-// the query's.
-func (s *session) pipelineRows(p *pipeline) (*pipelineRows, error) {
-	if err := s.begun(p); err != nil {
-		return nil, err
-	}
-	answer, err := p.GetResults()
 	if err != nil {
+		return nil, noTransaction(err)
+	}
+	if answer, err = p.GetResults(); err != nil {
 		return nil, err
 	}
 	rr, ok := answer.(*pgconn.ResultReader)
 	if !ok {
 		return nil, fmt.Errorf("flightpg: unexpected answer %T to a query", answer)
 	}
-	rows := &pipelineRows{p: p, rr: rr}
-	if rows.ahead = rr.NextRow(); !rows.ahead {
-		if err := rows.end(); err != nil {
-			return nil, err
-		}
-	}
-	// The field descriptions live in the connection's buffer.
-	fields := append([]pgconn.FieldDescription(nil), rr.FieldDescriptions()...)
-	rows.wireColumns = newWireColumns(s.pgx.Conn().TypeMap(), fields)
-	return rows, nil
+	return rr, nil
 }
 
-// pipelineRows are the rows of a query that travelled with its transaction.
-type pipelineRows struct {
-	*wireColumns
-	p     *pipeline
+// pipelineSource reads one query's rows in a pipeline.
+type pipelineSource struct {
 	rr    *pgconn.ResultReader
-	ahead bool // the reader is at a row that was not given yet
 	ended bool
+	tag   pgconn.CommandTag
 	err   error
 }
 
-// Next implements driver.Rows.
-func (r *pipelineRows) Next(dest []driver.Value) error {
-	if !r.ended && !r.ahead {
-		r.ahead = r.rr.NextRow()
+// Next implements wireSource.
+func (p *pipelineSource) Next() bool {
+	if !p.ended && p.rr.NextRow() {
+		return true
 	}
-	if !r.ahead {
-		if err := r.end(); err != nil {
-			return err
-		}
-		return io.EOF
-	}
-	r.ahead = false
-	return r.row(r.rr.Values(), dest)
+	p.Close()
+	return false
 }
 
-// end closes the reader, once, and returns the query's error.
-func (r *pipelineRows) end() error {
-	if !r.ended {
-		r.ended, r.ahead = true, false
-		_, r.err = r.rr.Close()
-	}
-	return r.err
+// RawValues implements wireSource.
+func (p *pipelineSource) RawValues() [][]byte { return p.rr.Values() }
+
+// FieldDescriptions implements wireSource.
+func (p *pipelineSource) FieldDescriptions() []pgconn.FieldDescription {
+	return p.rr.FieldDescriptions()
 }
 
-// Close implements driver.Rows.
-func (r *pipelineRows) Close() error {
-	err := r.end()
-	if r.p != nil {
-		r.p.end(err)
-		r.p = nil
+// Err implements wireSource.
+func (p *pipelineSource) Err() error { return p.err }
+
+// Close implements wireSource.
+func (p *pipelineSource) Close() {
+	if !p.ended {
+		p.ended = true
+		p.tag, p.err = p.rr.Close()
 	}
-	return err
 }
 
 // queryInTx is what queryInPipeline does, one step after the other, for pgx's simple
 // protocol, which cannot travel in a pipeline.
-func (s *session) queryInTx(ctx context.Context, r *read) (driver.Rows, error) {
+func (s *session) queryInTx(ctx context.Context, r *read) (*wireRows, error) {
 	end, err := s.beginReadOnly(ctx)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.query(ctx, r.via, r.query, r.args)
+	rows, err := s.queryWire(ctx, r)
 	if err != nil {
 		end(err)
 		return nil, err
 	}
-	return &txRows{passedRows{rows}, end, nil}, nil
-}
-
-// txRows are rows whose transaction ends with them.
-type txRows struct {
-	passedRows
-	end func(error)
-	err error
-}
-
-// Next implements driver.Rows.
-func (r *txRows) Next(dest []driver.Value) error {
-	r.err = r.inner.Next(dest)
-	return r.err
-}
-
-// Close implements driver.Rows.
-func (r *txRows) Close() error {
-	err := r.inner.Close()
-	if r.end != nil {
-		r.end(r.err)
-		r.end = nil
-	}
-	return err
+	rows.done = end
+	return rows, nil
 }

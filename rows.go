@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql/driver"
+	"fmt"
 	"io"
 	"reflect"
 	"sync"
@@ -21,6 +22,7 @@ import (
 type result struct {
 	cols   *columns
 	chunks [][]driver.Value // row after row, each chunk a whole number of rows
+	raw    rawValues        // the same as the server sent it, where a Scan can want that
 	rows   int              // how many rows the chunks hold
 	tail   error            // what Next ended with instead of io.EOF
 	closed error            // what Close returned
@@ -93,6 +95,7 @@ func (b *budget) give(n int64) { b.used.Add(-n) }
 type columns struct {
 	names []string
 	types []columnType
+	wire  *wireColumns // of what pgx has read, else nil; its type map is not the replays'
 }
 
 type columnType struct {
@@ -111,6 +114,9 @@ func copyColumns(rows driver.Rows) *columns {
 	c := &columns{names: append([]string(nil), names...), types: make([]columnType, len(names))}
 	for i := range c.types {
 		c.types[i] = typeOfColumn(rows, i)
+	}
+	if w, ok := rows.(*wireRows); ok {
+		c.wire = w.wireColumns
 	}
 	return c
 }
@@ -151,6 +157,10 @@ const (
 	chunkBytes = 8 << 10 // what a chunk of rows grows to
 )
 
+// badValue stands for a value that could not be decoded, among those of a row, for
+// rows of which each column is scanned by itself.
+type badValue struct{ err error }
+
 // sizeOf returns a value's size behind its interface, and whether it can be
 // given to several callers: driver.Value's own types and plain scalars can.
 func sizeOf(v driver.Value) (int64, bool) {
@@ -163,6 +173,8 @@ func sizeOf(v driver.Value) (int64, bool) {
 		return bytesSize + int64(len(v)), true
 	case time.Time:
 		return timeSize, true
+	case badValue:
+		return stringSize, true
 	case int64, float64, bool, int32, int16, int8, int, uint64, uint32, uint16, uint8, uint, float32:
 		return scalarSize, true
 	default:
@@ -180,11 +192,13 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 	row := make([]driver.Value, width)
 	n := 0
 	for ; ; n++ {
-		if err := rows.Next(row); err != nil {
+		raw, err := nextRow(rows, row)
+		if err != nil {
 			r.end(rows, err)
 			break
 		}
 		size, ok := copyRow(row)
+		size += r.raw.add(raw, row)
 		used += size
 		switch {
 		case !ok:
@@ -323,12 +337,12 @@ var (
 
 // newReplay makes the caller's rows from its share of a result. With live
 // rows, which the caller must have claimed, they end with the caller's ctx.
-func newReplay(ctx context.Context, res *result) *replay {
-	r := &replay{ctx: ctx, res: res, clone: res.shared, live: res.live}
+func newReplay(ctx context.Context, res *result) driver.Rows {
+	r := replay{ctx: ctx, res: res, clone: res.shared, live: res.live}
 	if r.live != nil {
 		r.unhook = context.AfterFunc(ctx, r.live.cancel)
 	}
-	return r
+	return r.rows()
 }
 
 // Columns implements driver.Rows.
@@ -341,47 +355,60 @@ func (r *replay) Columns() []string {
 
 // Next implements driver.Rows.
 func (r *replay) Next(dest []driver.Value) error {
-	if r.closed {
-		return io.EOF
-	}
-	if r.row < r.res.rows {
-		r.row++
-		r.copyRow(dest)
-		return nil
-	}
-	if r.live != nil {
-		err := r.live.next(dest)
-		if err != nil && err != io.EOF && r.ctx.Err() != nil {
-			return r.ctx.Err() // the caller's own end, not the flight's
+	buffered, err := r.advance(func() error { return r.live.next(dest) })
+	if buffered {
+		for i, v := range r.values() {
+			if bad, ok := v.(badValue); ok {
+				return fmt.Errorf("convert field %d failed: %w", i, bad.err)
+			}
+			dest[i] = r.own(v)
 		}
-		return err
 	}
-	if r.res.tail != nil {
-		return r.res.tail
-	}
-	return io.EOF
+	return err
 }
 
-func (r *replay) copyRow(dest []driver.Value) {
-	width := len(r.res.cols.names)
-	if width == 0 { // SELECT FROM t: rows without columns
-		return
-	}
-	if r.pos == len(r.res.chunks[r.chunk]) {
-		r.chunk, r.pos = r.chunk+1, 0
-	}
-	copy(dest, r.res.chunks[r.chunk][r.pos:r.pos+width])
-	r.pos += width
-	if !r.clone {
-		return
-	}
-	for i, v := range dest[:width] {
-		// sql.RawBytes and Scanner see this memory as it is: one caller's must
-		// not be another's.
-		if b, ok := v.([]byte); ok {
-			dest[i] = bytes.Clone(b)
+// advance goes to the next row: a buffered one, or one that live reads.
+func (r *replay) advance(live func() error) (buffered bool, err error) {
+	switch {
+	case r.closed:
+		return false, io.EOF
+	case r.row < r.res.rows:
+		r.row++
+		if width := len(r.res.cols.names); width > 0 { // SELECT FROM t has rows without columns
+			if r.pos == len(r.res.chunks[r.chunk]) {
+				r.chunk, r.pos = r.chunk+1, 0
+			}
+			r.pos += width
 		}
+		return true, nil
+	case r.live != nil:
+		err = live()
+		if err != nil && err != io.EOF && r.ctx.Err() != nil {
+			err = r.ctx.Err() // the caller's own end, not the flight's
+		}
+		return false, err
+	case r.res.tail != nil:
+		return false, r.res.tail
 	}
+	return false, io.EOF
+}
+
+// values are those of the buffered row that advance has gone to.
+func (r *replay) values() []driver.Value {
+	width := len(r.res.cols.names)
+	if width == 0 {
+		return nil
+	}
+	return r.res.chunks[r.chunk][r.pos-width : r.pos]
+}
+
+// own makes a value this caller's: sql.RawBytes and Scanner see the memory as it
+// is, and one caller's must not be another's.
+func (r *replay) own(v driver.Value) driver.Value {
+	if b, ok := v.([]byte); ok && r.clone {
+		return bytes.Clone(b)
+	}
+	return v
 }
 
 // Close implements driver.Rows.

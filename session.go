@@ -22,11 +22,12 @@ import (
 // whose Close does not wait for connections that are out. (pgxpool's and
 // puddle's do: a deadlock when db.Close runs during a transaction.)
 type session struct {
-	dc    driver.Conn
-	pgx   *stdlib.Conn // dc if it is pgx's, else nil
-	stmts stmtCache
-	bad   bool  // must not serve anybody any more
-	guard Guard // of a flight session, as it turned out when it was opened
+	dc      driver.Conn
+	pgx     *stdlib.Conn // dc if it is pgx's, else nil
+	stmts   stmtCache
+	readers *typeReaders // of a flight session's types, for those who replay
+	bad     bool         // must not serve anybody any more
+	guard   Guard        // of a flight session, as it turned out when it was opened
 
 	fresh     bool   // has not been reset since it was opened
 	partition string // of the context it was opened with
@@ -56,6 +57,9 @@ func (sc sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
 		if err := s.arm(ctx, sc.guard); err != nil {
 			_ = dc.Close()
 			return nil, err
+		}
+		if s.pgx != nil {
+			s.readers = newTypeReaders(s.pgx.Conn().TypeMap())
 		}
 	}
 	return s, nil
@@ -173,6 +177,42 @@ func (s *session) query(ctx context.Context, via byte, query string, args []driv
 	}
 	//lint:ignore SA1019 the only way with a driver that has no StmtQueryContext
 	return st.Query(values)
+}
+
+// queryWire runs a read as stdlib does, but keeps hold of what the server sends.
+// The connection is pgx's.
+func (s *session) queryWire(ctx context.Context, r *read) (*wireRows, error) {
+	if s.dead() {
+		return nil, driver.ErrBadConn
+	}
+	if r.via == viaQuery {
+		s.forget(r.query)
+	} else if _, err := s.stmt(ctx, r.query); err != nil {
+		return nil, err
+	}
+	rows, err := s.pgx.Conn().Query(ctx, r.query, stdlibArgs(r.args)...)
+	if err == nil {
+		var wire *wireRows
+		if wire, err = newWireRows(s, rows); err == nil {
+			return wire, nil
+		}
+	} else if pgconn.SafeToRetry(err) {
+		err = driver.ErrBadConn
+	}
+	if r.via == viaStmt {
+		s.check(r.query, err)
+	}
+	return nil, err
+}
+
+// stdlibArgs returns the arguments as stdlib passes them to pgx.
+func stdlibArgs(args []driver.NamedValue) []any {
+	out := make([]any, 1, 1+len(args))
+	out[0] = binaryResults
+	for _, a := range args {
+		out = append(out, a.Value)
+	}
+	return out
 }
 
 // exec is query for statements without rows.

@@ -3,8 +3,10 @@ package flightpg
 import (
 	"database/sql/driver"
 	"fmt"
+	"io"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,8 +17,8 @@ import (
 )
 
 // What pgx's stdlib does with a result between the wire and database/sql, for
-// the flights that run below stdlib (in a transaction of their own, see
-// guard.go). The rules are stdlib's; TestCompare holds the two together.
+// flights: they run below stdlib, whose rows do not let go of what the server
+// has sent. The rules are stdlib's; TestCompare holds the two together.
 
 // binaryResults are the types that stdlib asks for in binary: those whose
 // driver.Value is not their text.
@@ -36,16 +38,89 @@ var binaryResults = pgx.QueryResultFormatsByOID{
 	pgtype.XIDOID:         pgtype.BinaryFormatCode,
 }
 
+// wireSource is where rows come from as the server has sent them: pgx.Rows, or
+// a pipeline's. The values are valid until the next call.
+type wireSource interface {
+	Next() bool
+	RawValues() [][]byte
+	FieldDescriptions() []pgconn.FieldDescription
+	Err() error
+	Close()
+}
+
+// wireRows are rows of a query that ran below stdlib.
+type wireRows struct {
+	*wireColumns
+	source wireSource
+	ahead  bool        // the source is at a row that was not given yet
+	done   func(error) // ends what the query ran in, with the query's error; or nil
+}
+
+// newWireRows reads up to the first row, as stdlib does: errors before it are the
+// query's.
+func newWireRows(s *session, source wireSource) (*wireRows, error) {
+	ahead := source.Next()
+	if err := source.Err(); err != nil {
+		source.Close()
+		return nil, err
+	}
+	// The field descriptions live in the connection's memory.
+	fields := slices.Clone(source.FieldDescriptions())
+	return &wireRows{wireColumns: newWireColumns(s, fields), source: source, ahead: ahead}, nil
+}
+
+// advance goes to the next row. It returns io.EOF when there is none.
+func (r *wireRows) advance() error {
+	if r.ahead {
+		r.ahead = false
+		return nil
+	}
+	if r.source.Next() {
+		return nil
+	}
+	if err := r.source.Err(); err != nil {
+		return err
+	}
+	return io.EOF
+}
+
+// Next implements driver.Rows.
+func (r *wireRows) Next(dest []driver.Value) error {
+	if err := r.advance(); err != nil {
+		return err
+	}
+	for i, src := range r.source.RawValues() {
+		var err error
+		if dest[i], err = r.value(i, src); err != nil {
+			return fmt.Errorf("convert field %d failed: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// Close implements driver.Rows.
+func (r *wireRows) Close() error {
+	r.source.Close()
+	err := r.source.Err()
+	if r.done != nil {
+		r.done(err)
+		r.done = nil
+	}
+	return err
+}
+
 // wireColumns are the columns of a result on the wire. It belongs to the
 // connection whose type map it uses, and serves one goroutine at a time.
 type wireColumns struct {
-	types  *pgtype.Map
-	fields []pgconn.FieldDescription
-	decode []func(src []byte) (driver.Value, error)
+	types   *pgtype.Map
+	readers *typeReaders // for those who replay
+	fields  []pgconn.FieldDescription
+	decode  []func(src []byte) (driver.Value, error)
 }
 
-func newWireColumns(m *pgtype.Map, fields []pgconn.FieldDescription) *wireColumns {
-	c := &wireColumns{types: m, fields: fields, decode: make([]func([]byte) (driver.Value, error), len(fields))}
+func newWireColumns(s *session, fields []pgconn.FieldDescription) *wireColumns {
+	m := s.pgx.Conn().TypeMap()
+	c := &wireColumns{types: m, readers: s.readers, fields: fields, decode: make([]func([]byte) (driver.Value, error), len(fields))}
 	for i := range fields {
 		c.decode[i] = decoder(m, &fields[i])
 	}
@@ -98,20 +173,12 @@ func decoder(m *pgtype.Map, fd *pgconn.FieldDescription) func([]byte) (driver.Va
 	}
 }
 
-// row decodes one row into dest.
-func (c *wireColumns) row(raw [][]byte, dest []driver.Value) error {
-	for i, src := range raw {
-		if src == nil {
-			dest[i] = nil
-			continue
-		}
-		v, err := c.decode[i](src)
-		if err != nil {
-			return fmt.Errorf("convert field %d failed: %w", i, err)
-		}
-		dest[i] = v
+// value decodes one value.
+func (c *wireColumns) value(i int, src []byte) (driver.Value, error) {
+	if src == nil {
+		return nil, nil
 	}
-	return nil
+	return c.decode[i](src)
 }
 
 // Columns implements driver.Rows.

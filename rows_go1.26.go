@@ -1,0 +1,34 @@
+//go:build !go1.27
+
+package flightpg
+
+import (
+	"database/sql/driver"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Up to Go 1.26 database/sql scans driver.Values only, and what the server has
+// sent is not needed once it is decoded.
+
+// typeReaders is for later versions of Go.
+type typeReaders struct{}
+
+func newTypeReaders(*pgtype.Map) *typeReaders { return nil }
+
+// rawValues is for later versions of Go.
+type rawValues struct{}
+
+func (rawValues) add([][]byte, []driver.Value) int64 { return 0 }
+
+// nextRow reads the next row.
+func nextRow(rows driver.Rows, row []driver.Value) (raw [][]byte, err error) {
+	return nil, rows.Next(row)
+}
+
+// rows returns the replay as database/sql shall see it.
+func (r replay) rows() driver.Rows { return &r }
+
+func newFencedRows(rows driver.Rows, cn *conn, v *verdict) driver.Rows {
+	return &fencedRows{passedRows{rows}, cn, v}
+}
