@@ -165,6 +165,9 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	}
 	cn.begins(v)
 	rows, err := cn.lease.query(ctx, via, query, args)
+	if cn.lease.outdated(err) {
+		rows, err = cn.lease.query(ctx, via, query, args)
+	}
 	cn.ran(err)
 	switch {
 	case !v.writes():
@@ -194,6 +197,9 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	v := cn.c.verdicts.get(query, cn.c.peek())
 	cn.begins(v)
 	res, err := cn.lease.exec(ctx, via, query, args)
+	if cn.lease.outdated(err) {
+		res, err = cn.lease.exec(ctx, via, query, args)
+	}
 	cn.ran(err)
 	cn.wrote(v)
 	return res, err
@@ -274,7 +280,7 @@ func (cn *conn) IsValid() bool {
 	case !cn.pinned:
 		cn.detach(cn.closes)
 		return true
-	case !cn.lease.IsValid(), !cn.c.sessions.park(cn):
+	case cn.c.source.pooled, !cn.lease.IsValid(), !cn.c.sessions.park(cn):
 		cn.broken = true
 		return false
 	}

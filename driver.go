@@ -6,18 +6,14 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"net"
-	"reflect"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flightpg/flightpg/internal/flight"
@@ -124,6 +120,11 @@ type Config struct {
 	// context of who takes it. As stdlib.OptionResetSession.
 	ResetSession func(context.Context, *pgx.Conn) error
 
+	// ShouldPing decides whether a connection is asked for a sign of life before
+	// it is used again. By default it is after a second without use. As
+	// stdlib.OptionShouldPing.
+	ShouldPing func(context.Context, stdlib.ShouldPingParams) bool
+
 	// Window is how long a finished result is given to further callers,
 	// without asking the server. Under ModeFenced it ends with the next write
 	// made through this process; ModeStrict never uses it. Writes made
@@ -217,7 +218,7 @@ type Connector struct {
 
 	noSessionLayer bool // for a test that must fail without it
 
-	flightInner, sessionInner driver.Connector
+	source source
 
 	open   sync.Once // opens the pools, at the first connection
 	opened atomic.Bool
@@ -233,6 +234,13 @@ type Connector struct {
 // keywords and values, or a name from stdlib.RegisterConnConfig. flightpg's own
 // parameters in the DSN come before cfg.
 func NewConnector(dsn string, cfg Config) (*Connector, error) {
+	if strings.HasPrefix(dsn, registered) {
+		pc, err := registeredConfig(dsn)
+		if err != nil {
+			return nil, err
+		}
+		return NewConnectorWithConfig(pc, cfg)
+	}
 	rest, found, err := splitDSN(dsn)
 	if err != nil {
 		return nil, err
@@ -240,40 +248,57 @@ func NewConnector(dsn string, cfg Config) (*Connector, error) {
 	if err = setParams(&cfg, found); err != nil {
 		return nil, err
 	}
-	if strings.HasPrefix(rest, "registeredConnConfig") {
-		inner, err := stdlib.GetDefaultDriver().(driver.DriverContext).OpenConnector(rest)
-		if err != nil {
-			return nil, err
-		}
-		return newConnector(inner, inner, cfg, true)
-	}
 	pc, err := pgx.ParseConfig(rest)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Database = databaseName(&pc.Config)
-	fc := pc.Copy()
-	fc.BuildContextWatcherHandler = cancelRequest
-	hooks := cfg.hooks()
-	c, err := newConnector(stdlib.GetConnector(*fc, hooks...), stdlib.GetConnector(*pc, hooks...), cfg, true)
+	return NewConnectorWithConfig(pc, cfg)
+}
+
+// NewConnectorWithConfig makes a connector for a config from pgx.ParseConfig,
+// with all that a DSN cannot say: a tracer, a dialer, TLS. It copies pc.
+// flightpg's parameters among its RuntimeParams come before cfg, and go no
+// further.
+func NewConnectorWithConfig(pc *pgx.ConnConfig, cfg Config) (*Connector, error) {
+	if pc == nil || !parsed(pc) {
+		return nil, errors.New("flightpg: NewConnectorWithConfig needs a config made by pgx.ParseConfig")
+	}
+	src, err := fromConfig(pc.Copy(), &cfg)
 	if err != nil {
 		return nil, err
 	}
-	if (cfg.BeforeConnect != nil || cfg.ResetSession != nil) && cfg.PartitionKey == nil {
-		c.turnOff(ReasonHooks)
-	}
-	c.learn(pc)
-	return c, nil
+	return newConnector(src, cfg)
 }
 
-// learn takes from pgx's config what sharing depends on.
-func (c *Connector) learn(pc *pgx.ConnConfig) {
-	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
-		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
+// NewConnectorWithPool makes a connector whose connections, for flights and for
+// sessions, all come from a pool that others use too. They go back to it as soon
+// as they are not in use; those whose session may have been changed are closed
+// instead. So that no setting reaches the others, flights are guarded by
+// transactions of their own: cfg.Guard must not be GuardSession. Limits, hooks
+// for connecting and lifetimes are the pool's. Closing the connector does not
+// close the pool.
+func NewConnectorWithPool(pool *pgxpool.Pool, cfg Config) (*Connector, error) {
+	if pool == nil {
+		return nil, errors.New("flightpg: NewConnectorWithPool needs a pool, not nil")
 	}
-	if len(hosts(&pc.Config)) > 1 && !primaryOnly(&pc.Config) {
-		c.turnOff(ReasonSeveralHosts)
+	if cfg.BeforeConnect != nil || cfg.AfterConnect != nil || cfg.ShouldPing != nil {
+		return nil, errors.New("flightpg: Config.BeforeConnect, AfterConnect and ShouldPing are the pool's with NewConnectorWithPool: set them in its pgxpool.Config")
 	}
+	src := fromPool(pool, stdlib.GetPoolConnector(pool, cfg.hooks()...))
+	src.hooks = src.hooks || cfg.ResetSession != nil
+	return newConnector(src, cfg)
+}
+
+// Wrap makes a connector over another one, of any driver. pgx's own
+// (stdlib.GetConnector, stdlib.GetPoolConnector) give the most: their config
+// names the database, their hooks are seen, and flights are guarded. With other
+// drivers only the text of a statement decides whether it is shared, and rows
+// are scanned from driver.Values. The hooks in cfg are not used.
+func Wrap(inner driver.Connector, cfg Config) (*Connector, error) {
+	if inner == nil {
+		return nil, errors.New("flightpg: Wrap needs a driver.Connector, not nil")
+	}
+	return newConnector(fromConnector(inner), cfg)
 }
 
 // turnOff ends sharing. The first reason stays.
@@ -290,77 +315,54 @@ func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
 	if cfg.ResetSession != nil {
 		opts = append(opts, stdlib.OptionResetSession(cfg.ResetSession))
 	}
+	if cfg.ShouldPing != nil {
+		opts = append(opts, stdlib.OptionShouldPing(cfg.ShouldPing))
+	}
 	return opts
 }
 
-// Wrap makes a connector over another one, of any driver. pgx's own
-// (stdlib.GetConnector) gives the most: its config names the database, its
-// hooks are seen, and flights are guarded. With other drivers only the text of a
-// statement decides whether it is shared. The hooks in cfg are not used.
-func Wrap(inner driver.Connector, cfg Config) (*Connector, error) {
-	if inner == nil {
-		return nil, errors.New("flightpg: Wrap needs a driver.Connector, not nil")
-	}
-	pc, hooks := insidePgx(inner)
-	if pc != nil {
-		cfg.Database = databaseName(&pc.Config)
-	}
-	c, err := newConnector(inner, inner, cfg, pc != nil)
-	if err != nil || pc == nil {
-		return c, err
-	}
-	c.learn(pc)
-	if hooks && cfg.PartitionKey == nil {
-		c.turnOff(ReasonHooks)
-	}
-	return c, nil
-}
-
-// insidePgx returns the config of a connector made by stdlib.GetConnector, nil
-// for any other, and whether it has hooks that may set up sessions from the
-// context. stdlib gives no other way to ask than to look: its connector is a
-// struct with exported fields, whose hooks are functions of its own by default.
-func insidePgx(inner driver.Connector) (pc *pgx.ConnConfig, hooks bool) {
-	v := reflect.ValueOf(inner)
-	if v.Kind() != reflect.Struct || v.Type().PkgPath() != reflect.TypeFor[stdlib.Conn]().PkgPath() {
-		return nil, false
-	}
-	f := v.FieldByName("ConnConfig")
-	if !f.IsValid() || f.Type() != reflect.TypeFor[pgx.ConnConfig]() {
-		return nil, false
-	}
-	config := f.Interface().(pgx.ConnConfig)
-	for _, name := range []string{"BeforeConnect", "ResetSession"} {
-		hook := v.FieldByName(name)
-		if !hook.IsValid() || hook.Kind() != reflect.Func {
-			return &config, true // not the connector we know: be careful
-		}
-		hooks = hooks || !strings.HasPrefix(runtime.FuncForPC(hook.Pointer()).Name(), v.Type().PkgPath()+".GetConnector.")
-	}
-	return &config, hooks
-}
-
-// newConnector makes a connector over two inner ones. pgx: they are pgx's, and
-// the catalog can be asked.
-func newConnector(flights, sessions driver.Connector, cfg Config, pgx bool) (*Connector, error) {
+// newConnector makes a connector over a source.
+func newConnector(src source, cfg Config) (*Connector, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
+	if src.pooled {
+		if cfg.Guard == GuardSession {
+			return nil, errors.New("flightpg: flight_guard=session would change connections that a pool gives to others: use auto or transaction")
+		}
+		if cfg.Guard == GuardAuto {
+			cfg.Guard = GuardTransaction
+		}
+		cfg.MaxIdle = -1
+	}
+	pc := src.config
+	if pc != nil {
+		cfg.Database = databaseName(&pc.Config)
+	}
 	c := &Connector{
-		cfg:          cfg,
-		viaStmt:      viaStmt,
-		db:           databaseOf(cfg.Database),
-		verdicts:     newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: !pgx}),
-		budget:       budget{limit: cfg.Memory},
-		flightInner:  flights,
-		sessionInner: sessions,
+		cfg:      cfg,
+		source:   src,
+		viaStmt:  viaStmt,
+		db:       databaseOf(cfg.Database),
+		verdicts: newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: pc == nil}),
+		budget:   budget{limit: cfg.Memory},
 	}
 	c.driver = &Driver{c: c}
-	if pgx {
-		c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog}
-	}
 	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window})
+	if pc == nil {
+		return c, nil
+	}
+	c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog}
+	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
+		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
+	}
+	if len(hosts(&pc.Config)) > 1 && !primaryOnly(&pc.Config) {
+		c.turnOff(ReasonSeveralHosts)
+	}
+	if src.hooks && cfg.PartitionKey == nil {
+		c.turnOff(ReasonHooks)
+	}
 	return c, nil
 }
 
@@ -399,15 +401,15 @@ func (c *Connector) Connect(context.Context) (driver.Conn, error) {
 
 func (c *Connector) openPools() {
 	open := func(inner driver.Connector, flights bool, limit int) *pool {
-		db := sql.OpenDB(sessionConnector{inner, flights, c.cfg.Guard, c.cfg.PartitionKey})
+		db := sql.OpenDB(sessionConnector{inner, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey})
 		db.SetMaxOpenConns(limit)
 		db.SetMaxIdleConns(c.cfg.MaxIdle)
 		db.SetConnMaxIdleTime(max(c.cfg.MaxIdleTime, 0))
 		db.SetConnMaxLifetime(c.cfg.MaxLifetime)
 		return &pool{db, c.cfg.PartitionKey}
 	}
-	c.flights = open(c.flightInner, true, c.cfg.FlightConns)
-	c.sessions = &sessionPool{db: open(c.sessionInner, false, c.cfg.SessionConns), cap: c.cfg.SessionConns}
+	c.flights = open(c.source.flights, true, c.cfg.FlightConns)
+	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns), cap: c.cfg.SessionConns}
 	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff}
 	c.opened.Store(true)
 }
@@ -496,45 +498,4 @@ func databaseOf(name string) *database {
 		databases.m[name] = d
 	}
 	return d
-}
-
-// databaseName identifies a database by its hosts, ports and name as the DSN
-// has them.
-func databaseName(pc *pgconn.Config) string {
-	var b strings.Builder
-	for _, h := range hosts(pc) {
-		b.WriteString(h)
-		b.WriteByte(',')
-	}
-	return b.String() + "/" + pc.Database
-}
-
-// hosts returns the addresses that the config may connect to. pgx lists one
-// several times when it tries it with and without TLS.
-func hosts(pc *pgconn.Config) []string {
-	var hs []string
-	add := func(host string, port uint16) {
-		h := net.JoinHostPort(host, strconv.Itoa(int(port)))
-		if !slices.Contains(hs, h) {
-			hs = append(hs, h)
-		}
-	}
-	add(pc.Host, pc.Port)
-	for _, f := range pc.Fallbacks {
-		add(f.Host, f.Port)
-	}
-	return hs
-}
-
-// primaryOnly reports whether target_session_attrs makes sure that every
-// session goes to the one server that takes writes. pgx keeps the parameter as
-// the function that checks it.
-func primaryOnly(pc *pgconn.Config) bool {
-	if pc.ValidateConnect == nil {
-		return false
-	}
-	is := func(f pgconn.ValidateConnectFunc) bool {
-		return reflect.ValueOf(pc.ValidateConnect).Pointer() == reflect.ValueOf(f).Pointer()
-	}
-	return is(pgconn.ValidateConnectTargetSessionAttrsPrimary) || is(pgconn.ValidateConnectTargetSessionAttrsReadWrite)
 }

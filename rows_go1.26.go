@@ -2,11 +2,7 @@
 
 package flightpg
 
-import (
-	"database/sql/driver"
-
-	"github.com/jackc/pgx/v5/pgtype"
-)
+import "database/sql/driver"
 
 // Up to Go 1.26 database/sql scans driver.Values only, and what the server has
 // sent is not needed once it is decoded.
@@ -14,7 +10,7 @@ import (
 // typeReaders is for later versions of Go.
 type typeReaders struct{}
 
-func newTypeReaders(*pgtype.Map) *typeReaders { return nil }
+func (*session) typeReaders() *typeReaders { return nil }
 
 // rawValues is for later versions of Go.
 type rawValues struct{}

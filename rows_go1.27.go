@@ -178,16 +178,29 @@ func (r *rawValues) copy(i int, v driver.Value) []byte {
 
 // typeReaders scan what a flight has read, after the flight: the connection's own
 // type map is in use by the next one. They know the types that were registered
-// when the connection was opened. Safe for concurrent use.
+// before the connection's first flight. Safe for concurrent use.
 type typeReaders struct {
 	types *pgtype.Map // copied from, never scanned with
 	idle  sync.Pool   // of *typeReader
 }
 
-func newTypeReaders(m *pgtype.Map) *typeReaders {
+// typeReaders returns those of the connection, which keeps them.
+func (s *session) typeReaders() *typeReaders {
+	const key = "flightpg.typeReaders"
+	data := s.pgx.Conn().PgConn().CustomData()
+	readers, _ := data[key].(*typeReaders)
+	if readers == nil {
+		readers = &typeReaders{types: copyTypes(s.pgx.Conn().TypeMap())}
+		data[key] = readers
+	}
+	return readers
+}
+
+// copyTypes copies a type map with all that scanning depends on.
+func copyTypes(m *pgtype.Map) *pgtype.Map {
 	types := m.Copy()
 	types.TryWrapScanPlanFuncs = slices.Clone(m.TryWrapScanPlanFuncs)
-	return &typeReaders{types: types}
+	return types
 }
 
 // typeReader serves one goroutine at a time.
@@ -199,8 +212,7 @@ type typeReader struct {
 func (t *typeReaders) scan(oid uint32, format int16, src []byte, dest any) error {
 	r, _ := t.idle.Get().(*typeReader)
 	if r == nil {
-		r = &typeReader{t.types.Copy(), make(map[uint32]bool)}
-		r.types.TryWrapScanPlanFuncs = slices.Clone(t.types.TryWrapScanPlanFuncs)
+		r = &typeReader{copyTypes(t.types), make(map[uint32]bool)}
 	}
 	if !r.known[oid] {
 		r.known[oid] = true

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -22,12 +23,12 @@ import (
 // whose Close does not wait for connections that are out. (pgxpool's and
 // puddle's do: a deadlock when db.Close runs during a transaction.)
 type session struct {
-	dc      driver.Conn
-	pgx     *stdlib.Conn // dc if it is pgx's, else nil
-	stmts   stmtCache
-	readers *typeReaders // of a flight session's types, for those who replay
-	bad     bool         // must not serve anybody any more
-	guard   Guard        // of a flight session, as it turned out when it was opened
+	dc     driver.Conn
+	pgx    *stdlib.Conn // dc if it is pgx's, else nil
+	stmts  stmtCache
+	bad    bool  // must not serve anybody any more
+	pooled bool  // the inner connection goes back to somebody else's pool
+	guard  Guard // of a flight session, as it turned out when it was opened
 
 	fresh     bool   // has not been reset since it was opened
 	partition string // of the context it was opened with
@@ -42,6 +43,7 @@ type session struct {
 type sessionConnector struct {
 	inner     driver.Connector
 	flights   bool // the sessions are for flights, and get a guard
+	pooled    bool // the inner connections go back to somebody else's pool
 	guard     Guard
 	partition func(context.Context) string
 }
@@ -51,15 +53,12 @@ func (sc sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{dc: dc, fresh: true, partition: partitionOf(ctx, sc.partition)}
+	s := &session{dc: dc, pooled: sc.pooled, fresh: true, partition: partitionOf(ctx, sc.partition)}
 	s.pgx, _ = dc.(*stdlib.Conn)
 	if sc.flights {
 		if err := s.arm(ctx, sc.guard); err != nil {
 			_ = dc.Close()
 			return nil, err
-		}
-		if s.pgx != nil {
-			s.readers = newTypeReaders(s.pgx.Conn().TypeMap())
 		}
 	}
 	return s, nil
@@ -108,8 +107,25 @@ func (s *session) IsValid() bool {
 // dead reports whether the connection is known to be closed.
 func (s *session) dead() bool { return s.pgx != nil && s.pgx.Conn().IsClosed() }
 
-// Close implements driver.Conn.
-func (s *session) Close() error { return s.dc.Close() }
+// Close implements driver.Conn. Where the connection goes back to a pool, nothing
+// of this session does: no prepared statement, and none that may have been
+// changed.
+func (s *session) Close() error {
+	if s.pooled && s.pgx != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closePatience)
+		defer cancel()
+		if s.bad {
+			_ = s.pgx.Conn().Close(ctx) // the pool sees that it is closed
+		}
+		for _, st := range s.stmts.byText {
+			_ = st.Close() // a failure shows at the connection's next use
+		}
+	}
+	return s.dc.Close()
+}
+
+// closePatience is how long the closing of a connection may take, as in stdlib.
+const closePatience = 5 * time.Second
 
 // Prepare implements driver.Conn; nobody calls it.
 func (s *session) Prepare(query string) (driver.Stmt, error) { return s.dc.Prepare(query) }
@@ -340,6 +356,29 @@ func (s *session) check(query string, err error) {
 	if stalePlan(err) {
 		s.forget(query)
 	}
+}
+
+// outdated reports whether err says that what this connection knew of a statement
+// was out of date, so that the server has run nothing of it, and that it can run
+// now: pgx has thrown away what was wrong, and no transaction has failed. The
+// names are those of PostgreSQL's functions that raise the errors, before they
+// execute a statement: RevalidateCachedQuery raises "cached plan must not change
+// result type". A function's own statement can raise that too, after others, and
+// then Where is set.
+func (s *session) outdated(err error) bool {
+	var pgErr *pgconn.PgError
+	if err == nil || !errors.As(err, &pgErr) || pgErr.Where != "" || !s.idle() {
+		return false
+	}
+	switch pgErr.Routine {
+	case "RevalidateCachedQuery":
+		return pgErr.Code == "0A000" // feature_not_supported
+	case "FetchPreparedStatement":
+		return pgErr.Code == "26000" // invalid_sql_statement_name: the prepared statement is gone
+	case "PortalSetResultFormat":
+		return pgErr.Code == "08P01" // protocol_violation: it has another number of columns now
+	}
+	return false
 }
 
 // numInput asks the server for the number of parameters of a statement.

@@ -120,7 +120,7 @@ type wireColumns struct {
 
 func newWireColumns(s *session, fields []pgconn.FieldDescription) *wireColumns {
 	m := s.pgx.Conn().TypeMap()
-	c := &wireColumns{types: m, readers: s.readers, fields: fields, decode: make([]func([]byte) (driver.Value, error), len(fields))}
+	c := &wireColumns{types: m, readers: s.typeReaders(), fields: fields, decode: make([]func([]byte) (driver.Value, error), len(fields))}
 	for i := range fields {
 		c.decode[i] = decoder(m, &fields[i])
 	}
