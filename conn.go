@@ -23,13 +23,15 @@ import (
 // It serves one goroutine at a time, as database/sql promises; only parked and
 // evicted are touched by others.
 type conn struct {
-	c      *Connector
-	lease  *lease // nil: detached
-	pinned bool
-	closes bool // its session is not to serve others, but nobody counts on its state
-	broken bool
-	tx     *tx
-	raw    bool // its *pgx.Conn is in the user's hands, and the epoch held
+	c        *Connector
+	lease    *lease // nil: detached
+	pinned   bool
+	closes   bool // its session is not to serve others, but nobody counts on its state
+	broken   bool
+	tx       *tx
+	prepared map[string]int // how many statements are open, by their text
+	closed   bool
+	raw      bool // its *pgx.Conn is in the user's hands, and the epoch held
 
 	parked, evicted bool // guarded by c.sessions.mu
 }
@@ -164,6 +166,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		return nil, err
 	}
 	cn.begins(v)
+	cn.showPrepared(ctx, v)
 	rows, err := cn.lease.query(ctx, via, query, args)
 	if cn.lease.outdated(err) {
 		rows, err = cn.lease.query(ctx, via, query, args)
@@ -295,6 +298,10 @@ func (cn *conn) Close() error {
 		cn.c.changed(cn.tx.effects)
 	}
 	cn.detach(true)
+	if !cn.closed {
+		cn.closed = true
+		cn.c.leave()
+	}
 	return nil
 }
 

@@ -140,7 +140,8 @@ type Config struct {
 
 	// MaxIdle bounds the idle connections that each of the two pools keeps. 0
 	// means 64; negative: none are kept. It takes the place of DB.SetMaxIdleConns, which
-	// here bounds virtual connections only.
+	// here bounds virtual connections; but where that leaves no virtual
+	// connection, no other is kept.
 	MaxIdle int
 
 	// MaxIdleTime closes a connection that was idle for so long. 0 means 5
@@ -219,6 +220,8 @@ type Connector struct {
 	noSessionLayer bool // for a test that must fail without it
 
 	source source
+
+	virtual atomic.Int64 // how many connections database/sql has
 
 	open   sync.Once // opens the pools, at the first connection
 	opened atomic.Bool
@@ -396,7 +399,20 @@ func (c *Connector) Connect(context.Context) (driver.Conn, error) {
 		return nil, errors.New("flightpg: the connector is closed")
 	}
 	c.open.Do(c.openPools)
+	c.virtual.Add(1)
 	return &conn{c: c}, nil
+}
+
+// leave is the end of a virtual connection. When database/sql keeps none of them
+// (SetMaxIdleConns(0), or all too old), the pools keep none either: the next use
+// connects anew, with the hooks for that.
+func (c *Connector) leave() {
+	if c.virtual.Add(-1) == 0 && !c.closed.Load() {
+		for _, p := range []*pool{c.flights, c.sessions.db} {
+			p.SetMaxIdleConns(-1)
+			p.SetMaxIdleConns(c.cfg.MaxIdle)
+		}
+	}
 }
 
 func (c *Connector) openPools() {

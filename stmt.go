@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"slices"
+	"strings"
 )
 
 // stmt is a prepared statement over a virtual connection. It is its text and
@@ -12,6 +14,7 @@ type stmt struct {
 	cn       *conn
 	query    string
 	numInput int
+	closed   bool
 }
 
 var (
@@ -40,6 +43,10 @@ func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	if err != nil {
 		return nil, err
 	}
+	if cn.prepared == nil {
+		cn.prepared = make(map[string]int)
+	}
+	cn.prepared[query]++
 	return &stmt{cn: cn, query: query, numInput: n}, nil
 }
 
@@ -48,10 +55,39 @@ func (cn *conn) Prepare(query string) (driver.Stmt, error) {
 	return cn.PrepareContext(context.Background(), query)
 }
 
-// Close implements driver.Stmt. It has nothing to do: database/sql can call it
-// under its global lock and after the session has gone back, so a session
-// closes prepared statements itself, when it has too many.
-func (s *stmt) Close() error { return nil }
+// Close implements driver.Stmt. It asks nobody: database/sql can call it under
+// its global lock and after the session has gone back, so a session closes
+// prepared statements itself, when it has too many or when somebody looks.
+func (s *stmt) Close() error {
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	if s.cn.prepared[s.query]--; s.cn.prepared[s.query] == 0 {
+		delete(s.cn.prepared, s.query)
+	}
+	return nil
+}
+
+// showPrepared makes the session's prepared statements those that are open on
+// this connection, if the query is one that looks at them: nobody else can tell
+// when and where a statement is prepared.
+func (cn *conn) showPrepared(ctx context.Context, v *verdict) {
+	if v.reason != ReasonSessionView || !strings.Contains(v.keyed, "pg_prepared_statements") || cn.lease.pgx == nil {
+		return
+	}
+	for _, query := range slices.Clone(cn.lease.stmts.order) {
+		if cn.prepared[query] == 0 {
+			cn.lease.forget(query)
+		}
+	}
+	if !cn.lease.idle() {
+		return // a statement that cannot be prepared any more would fail the transaction
+	}
+	for query := range cn.prepared {
+		_, _ = cn.lease.stmt(ctx, query) // it fails where DDL has changed something, and with pgx at its next use
+	}
+}
 
 // NumInput implements driver.Stmt.
 func (s *stmt) NumInput() int { return s.numInput }
