@@ -137,14 +137,18 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if cn.broken {
 		return nil, driver.ErrBadConn
 	}
-	v := cn.c.verdicts.get(query, cn.c.peek())
+	text, values := query, args // as they can be shared
+	if via == viaQuery && cn.c.catalogs != nil {
+		text, values = positional(query, args)
+	}
+	v := cn.c.verdicts.get(text, cn.c.peek())
 	mode, why := cn.bypass(ctx, v)
 	if v.wants && why == v.reason {
 		by := cn.c.catalog(ctx)
 		if err := ctx.Err(); by == nil && err != nil {
 			return nil, err
 		}
-		v = cn.c.verdicts.get(query, by)
+		v = cn.c.verdicts.get(text, by)
 		mode, why = cn.bypass(ctx, v)
 	}
 	if v.judged.Stale && why == v.reason {
@@ -153,7 +157,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if why == ReasonNone {
 		var res *result
 		var err error
-		res, why, err = cn.c.fly(ctx, mode, read{via: via, query: query, args: args, v: v})
+		res, why, err = cn.c.fly(ctx, mode, read{via: via, query: text, args: values, v: v})
 		if err != nil {
 			return nil, err
 		}

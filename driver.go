@@ -475,6 +475,9 @@ func Forget(ctx context.Context, db *sql.DB, query string, args ...any) error {
 			named[i].Name, named[i].Value = n.Name, n.Value
 		}
 	}
+	if c.catalogs != nil {
+		query, named = positional(query, named)
+	}
 	for _, via := range slices.Compact([]byte{viaQuery, c.viaStmt}) {
 		key, why := appendKey(nil, via, partitionOf(ctx, c.cfg.PartitionKey), named)
 		if why != ReasonNone {

@@ -155,7 +155,7 @@ func (s *session) guardedWire(ctx context.Context, r *read) (*wireRows, error) {
 	}
 	conn := s.pgx.Conn()
 	mode := conn.Config().DefaultQueryExecMode
-	if mode == pgx.QueryExecModeSimpleProtocol && r.via == viaQuery {
+	if mode == pgx.QueryExecModeSimpleProtocol && r.via == viaQuery || len(r.args) > 0 && isOption(r.args[0].Value) {
 		return s.queryInTx(ctx, r)
 	}
 	var sd *pgconn.StatementDescription
@@ -366,7 +366,8 @@ func (p *pipelineSource) Close() {
 }
 
 // queryInTx is what queryInPipeline does, one step after the other, for pgx's simple
-// protocol, which cannot travel in a pipeline.
+// protocol, which cannot travel in a pipeline, and for calls with options, which
+// are pgx's to read.
 func (s *session) queryInTx(ctx context.Context, r *read) (*wireRows, error) {
 	end, err := s.beginReadOnly(ctx)
 	if err != nil {

@@ -2,11 +2,14 @@ package flightpg
 
 import (
 	"bytes"
+	"context"
 	"database/sql/driver"
 	"encoding/binary"
+	"maps"
 	"math"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,10 +26,10 @@ import (
 // fixed or leading length), and flights are found by comparing it in full, so
 // no choice of arguments makes two different reads meet.
 //
-// What can be encoded is a value without pointers: scalars, strings, []byte,
-// time.Time, netip addresses, and arrays, structs and slices of such. Anything
-// else (pointers, maps, interfaces, channels, functions) has no identity that
-// outlives the call, and its read bypasses.
+// What can be encoded is what can be copied whole: scalars, strings, []byte,
+// time.Time, netip addresses, arrays and structs of such, slices and pointers.
+// Anything else (maps, interfaces, channels, functions, structs with memory
+// behind them) has no identity that outlives the call, and its read bypasses.
 
 // keyBuffers hold *[]byte to encode keys in.
 var keyBuffers = sync.Pool{New: func() any { return new([]byte) }}
@@ -57,6 +60,9 @@ const (
 	tagBytesNil
 	tagBytes
 	tagTime
+	tagExecMode
+	tagFormats
+	tagFormatsByOID
 	tagPlan
 )
 
@@ -134,6 +140,22 @@ func appendValue(b []byte, v any) ([]byte, Reason) {
 		return append(b, v...), ReasonNone
 	case time.Time:
 		return appendTime(append(b, tagTime), v), ReasonNone
+
+	case pgx.QueryExecMode:
+		return binary.BigEndian.AppendUint32(append(b, tagExecMode), uint32(v)), ReasonNone
+	case pgx.QueryResultFormats:
+		b = binary.AppendUvarint(append(b, tagFormats), uint64(len(v)))
+		for _, format := range v {
+			b = binary.BigEndian.AppendUint16(b, uint16(format))
+		}
+		return b, ReasonNone
+	case pgx.QueryResultFormatsByOID:
+		b = binary.AppendUvarint(append(b, tagFormatsByOID), uint64(len(v)))
+		for _, oid := range slices.Sorted(maps.Keys(v)) {
+			b = binary.BigEndian.AppendUint32(b, oid)
+			b = binary.BigEndian.AppendUint16(b, uint16(v[oid]))
+		}
+		return b, ReasonNone
 	}
 	p := planOf(reflect.TypeOf(v))
 	if p.why != ReasonNone {
@@ -169,7 +191,6 @@ var (
 	timeType     = reflect.TypeFor[time.Time]()
 	addrType     = reflect.TypeFor[netip.Addr]()
 	prefixType   = reflect.TypeFor[netip.Prefix]()
-	valuerType   = reflect.TypeFor[driver.Valuer]()
 	rewriterType = reflect.TypeFor[pgx.QueryRewriter]()
 )
 
@@ -198,11 +219,6 @@ func newPlan(t reflect.Type, depth int) *plan {
 	}
 	p := &plan{id: planID.Add(1)}
 	p.fill(t, depth)
-	// A Valuer runs after the call began, on a copy: with memory behind it,
-	// what it yields is not settled by what it held then.
-	if p.shared && t.Implements(valuerType) {
-		p.why = ReasonArgument
-	}
 	return p
 }
 
@@ -256,6 +272,8 @@ func (p *plan) fill(t reflect.Type, depth int) {
 		p.fillArray(t, depth)
 	case reflect.Slice:
 		p.fillSlice(t, depth)
+	case reflect.Pointer:
+		p.fillPointer(t, depth)
 	case reflect.Struct:
 		p.fillStruct(t, depth)
 	default:
@@ -321,6 +339,33 @@ func (p *plan) fillSlice(t reflect.Type, depth int) {
 	}
 }
 
+// fillPointer takes a pointer for what it points at: pgx does, at once.
+func (p *plan) fillPointer(t reflect.Type, depth int) {
+	elem := newPlan(t.Elem(), depth+1)
+	if p.why = elem.why; p.why != ReasonNone {
+		return
+	}
+	p.shared = true
+	p.encode = func(b []byte, v reflect.Value) []byte {
+		if v.IsNil() {
+			return append(b, 0)
+		}
+		return elem.encode(append(b, 1), v.Elem())
+	}
+	p.clone = func(v reflect.Value) reflect.Value {
+		if v.IsNil() {
+			return v
+		}
+		target := v.Elem()
+		if elem.shared {
+			target = elem.clone(target)
+		}
+		c := reflect.New(t.Elem())
+		c.Elem().Set(target)
+		return c.Convert(t)
+	}
+}
+
 func (p *plan) fillStruct(t reflect.Type, depth int) {
 	elems := make([]*plan, t.NumField())
 	for i := range elems {
@@ -366,6 +411,53 @@ func nested(t reflect.Type) bool {
 	return false
 }
 
+// isOption reports whether an argument is one of pgx's options, which come before
+// the arguments of the query.
+func isOption(v any) bool {
+	switch v.(type) {
+	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID, pgx.QueryRewriter:
+		return true
+	}
+	return false
+}
+
+// positional returns the query and the arguments that pgx makes of named ones
+// (pgx.NamedArgs, StrictNamedArgs), which come last and alone. It leaves anything
+// else as it is, and what is wrong for pgx to say.
+func positional(query string, args []driver.NamedValue) (string, []driver.NamedValue) {
+	last := len(args) - 1
+	if last < 0 {
+		return query, args
+	}
+	var rewriter pgx.QueryRewriter
+	switch v := args[last].Value.(type) {
+	case pgx.NamedArgs:
+		rewriter = v
+	case pgx.StrictNamedArgs:
+		rewriter = v
+	default:
+		return query, args
+	}
+	text, values, err := rewriter.RewriteQuery(context.Background(), nil, query, nil) // these two need no connection
+	if err != nil {
+		return query, args
+	}
+	out := make([]driver.NamedValue, 0, last+len(values))
+	for _, option := range args[:last] {
+		if !isOption(option.Value) {
+			return query, args
+		}
+		out = append(out, option)
+	}
+	for _, v := range values {
+		if isOption(v) { // it would be one where it goes now
+			return query, args
+		}
+		out = append(out, driver.NamedValue{Ordinal: len(out) + 1, Value: v})
+	}
+	return text, out
+}
+
 // copyArgs returns arguments that share no memory with the caller's: a flight
 // may outlive the call that led it, and database/sql's callers may change what
 // they passed as soon as the call returns. Only for arguments that appendKey
@@ -382,6 +474,11 @@ func copyArgs(args []driver.NamedValue) []driver.NamedValue {
 			float32, float64, string, time.Time:
 		case []byte:
 			c[i].Value = bytes.Clone(v)
+		case pgx.QueryExecMode:
+		case pgx.QueryResultFormats:
+			c[i].Value = slices.Clone(v)
+		case pgx.QueryResultFormatsByOID:
+			c[i].Value = maps.Clone(v)
 		default:
 			if p := planOf(reflect.TypeOf(v)); p.shared {
 				c[i].Value = p.clone(reflect.ValueOf(v)).Interface()

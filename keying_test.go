@@ -2,6 +2,7 @@ package flightpg
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"database/sql/driver"
 	"encoding/json"
@@ -47,7 +48,13 @@ type (
 	sliced   []string // a Valuer with memory behind it
 	withPtr  struct{ P *int }
 	deep     struct{ In struct{ In [2]point } }
+	loop     *loop
+	rewriter struct{}
 )
+
+func (rewriter) RewriteQuery(_ context.Context, _ *pgx.Conn, sql string, args []any) (string, []any, error) {
+	return sql, args, nil
+}
 
 func (v valuer) Value() (driver.Value, error) { return int64(v.N), nil }
 func (v sliced) Value() (driver.Value, error) { return strings.Join(v, ","), nil }
@@ -58,6 +65,7 @@ func TestKey_Different(t *testing.T) {
 	utc := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	east := utc.In(time.FixedZone("east", 3600))
 	addr := netip.MustParseAddr("10.0.0.1")
+	one := 1
 	lists := [][]any{
 		{},
 		{nil},
@@ -123,6 +131,31 @@ func TestKey_Different(t *testing.T) {
 		{stamped{utc.In(time.FixedZone("west", 3600))}}, // a Valuer may print the zone
 		{valuer{1}},
 		{valuer{2}},
+		{sliced{"a"}},
+		{sliced{"b"}},
+		{&sliced{"a"}},
+		{new(int)},
+		{&one},
+		{new(int64)},
+		{(*int)(nil)},
+		{(*int64)(nil)},
+		{new(string)},
+		{new([]byte)},
+		{&[]byte{}},
+		{new(*int)},
+		{[]*int{}},
+		{[]*int{nil}},
+		{[]*int{&one}},
+		{pgx.QueryExecModeExec},
+		{pgx.QueryExecModeSimpleProtocol},
+		{pgx.QueryResultFormats{}},
+		{pgx.QueryResultFormats{1}},
+		{pgx.QueryResultFormats{0, 1}},
+		{pgx.QueryResultFormats{1, 0}},
+		{pgx.QueryResultFormatsByOID{}},
+		{pgx.QueryResultFormatsByOID{1: 1}},
+		{pgx.QueryResultFormatsByOID{1: 1, 2: 0}},
+		{pgx.QueryResultFormatsByOID{1: 0, 2: 1}},
 		{[2]int{1, 2}},
 		{[3]int{1, 2, 0}},
 		{[16]byte{1}},
@@ -266,25 +299,24 @@ func TestKey_Bypass(t *testing.T) {
 		arg  any
 		want Reason
 	}{
-		{&n, ReasonArgument},
-		{(*string)(nil), ReasonArgument},
+		{&big1, ReasonArgument},
+		{new(any), ReasonArgument},
+		{loop(nil), ReasonArgument},
+		{&map[string]int{}, ReasonArgument},
 		{map[string]int{}, ReasonArgument},
 		{[]any{1}, ReasonArgument},
 		{make(chan int), ReasonArgument},
 		{func() {}, ReasonArgument},
 		{complex(1, 1), ReasonArgument},
 		{withPtr{}, ReasonArgument},
-		{[]*int{&n}, ReasonArgument},
+		{[]*withPtr{}, ReasonArgument},
 		{struct{ V any }{1}, ReasonArgument},
 		{struct{ S []int }{}, ReasonArgument},
 		{secret{t: time.Now()}, ReasonArgument},
 		{big1, ReasonArgument},
-		{sliced{"a"}, ReasonArgument},
 		{sql.Out{Dest: &n}, ReasonArgument},
 		{strings.Repeat("x", maxKeyArgs+1), ReasonArgument},
-		{pgx.QueryExecModeExec, ReasonPgxOption},
-		{pgx.QueryResultFormats{1}, ReasonPgxOption},
-		{pgx.QueryResultFormatsByOID{1: 1}, ReasonPgxOption},
+		{rewriter{}, ReasonPgxOption},
 		{pgx.NamedArgs{"a": 1}, ReasonPgxOption},
 		{pgx.StrictNamedArgs{"a": 1}, ReasonPgxOption},
 	} {
@@ -296,6 +328,7 @@ func TestKey_Bypass(t *testing.T) {
 
 // TestCopyArgs checks that a copy shares no memory that its owner can change.
 func TestCopyArgs(t *testing.T) {
+	n := 1
 	args := []any{
 		[]byte("abc"), myBytes("abc"), json.RawMessage("abc"),
 		[]int{1, 2},
@@ -304,6 +337,12 @@ func TestCopyArgs(t *testing.T) {
 		[]point{{1, 2}},
 		net.IP{1, 2, 3, 4},
 		[][]int{{1}, {2}},
+		&[]string{"a"},
+		[]*int{&n, nil},
+		&n,
+		sliced{"a"},
+		pgx.QueryResultFormats{1},
+		pgx.QueryResultFormatsByOID{1: 1},
 	}
 	before, _ := keyOf(t, args...)
 	c := copyArgs(namedValues(args))
@@ -328,12 +367,52 @@ func TestCopyArgs(t *testing.T) {
 }
 
 func overwrite(v reflect.Value) {
-	for i := range v.Len() {
-		if e := v.Index(i); e.Kind() == reflect.Slice && e.Len() > 0 {
-			overwrite(e)
-		} else {
-			e.SetZero()
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			overwrite(v.Elem())
 		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			overwrite(v.Index(i))
+		}
+	case reflect.Map:
+		v.Clear()
+	default:
+		v.SetZero()
+	}
+}
+
+func TestPositional(t *testing.T) {
+	mode := pgx.QueryExecModeExec
+	for _, tc := range []struct {
+		name, query string
+		args        []any
+		want        string
+		wantArgs    []any
+	}{
+		{"Named", "SELECT @a, @b, @a", []any{pgx.NamedArgs{"a": 1, "b": "x", "c": 3}}, "SELECT $1, $2, $1", []any{1, "x"}},
+		{"Swapped", "SELECT @b, @a, @b", []any{pgx.NamedArgs{"a": 1, "b": "x"}}, "SELECT $1, $2, $1", []any{"x", 1}},
+		{"Missing", "SELECT @a", []any{pgx.NamedArgs{}}, "SELECT $1", []any{nil}},
+		{"Strict", "SELECT @a", []any{pgx.StrictNamedArgs{"a": 1}}, "SELECT $1", []any{1}},
+		{"Struct", "SELECT @a", []any{pgx.StructArgs(struct {
+			A int `db:"a"`
+		}{1})}, "SELECT $1", []any{1}},
+		{"BehindOption", "SELECT @a", []any{mode, pgx.NamedArgs{"a": 1}}, "SELECT $1", []any{mode, 1}},
+		// These are pgx's to refuse, or to understand.
+		{"StrictMissing", "SELECT @a", []any{pgx.StrictNamedArgs{}}, "SELECT @a", []any{pgx.StrictNamedArgs{}}},
+		{"BehindArgument", "SELECT @a", []any{1, pgx.NamedArgs{"a": 1}}, "SELECT @a", []any{1, pgx.NamedArgs{"a": 1}}},
+		{"BeforeArgument", "SELECT @a", []any{pgx.NamedArgs{"a": 1}, 1}, "SELECT @a", []any{pgx.NamedArgs{"a": 1}, 1}},
+		{"OptionInside", "SELECT @a", []any{pgx.NamedArgs{"a": mode}}, "SELECT @a", []any{pgx.NamedArgs{"a": mode}}},
+		{"Rewriter", "SELECT @a", []any{rewriter{}}, "SELECT @a", []any{rewriter{}}},
+		{"None", "SELECT @a", nil, "SELECT @a", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			text, args := positional(tc.query, namedValues(tc.args))
+			if want := namedValues(tc.wantArgs); text != tc.want || len(args)+len(want) > 0 && !reflect.DeepEqual(args, want) {
+				t.Errorf("positional = %q, %v; want %q, %v", text, args, tc.want, want)
+			}
+		})
 	}
 }
 

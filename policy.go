@@ -180,8 +180,8 @@ const (
 	// ReasonUnsafeCast: a cast between built-in types by such a function.
 	ReasonUnsafeCast
 
-	// ReasonPgxOption: an argument is one of pgx's options (QueryExecMode,
-	// QueryResultFormats, QueryRewriter, NamedArgs).
+	// ReasonPgxOption: an argument is a pgx.QueryRewriter other than NamedArgs, or
+	// one of those where pgx refuses it.
 	ReasonPgxOption
 	// ReasonArgument: an argument has no identity that could be compared (a
 	// pointer, a map, an interface, a Valuer with memory behind it), or all

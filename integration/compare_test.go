@@ -140,6 +140,11 @@ func describe(err error) string {
 
 type label string
 
+var (
+	five = 5
+	text = "text"
+)
+
 // cases are the queries that every path runs.
 var cases = []struct {
 	name  string
@@ -180,9 +185,28 @@ var cases = []struct {
 	{"ArgPointer", `SELECT $1::int`, []any{new(int)}},
 	{"ArgUUID", `SELECT $1::uuid`, []any{pgtype.UUID{Bytes: [16]byte{1, 2, 3}, Valid: true}}},
 	{"ArgMap", `SELECT $1::jsonb`, []any{map[string]any{"a": 1}}},
-	{"ArgNamedArgs", `SELECT @n::int`, []any{pgx.NamedArgs{"n": 4}}},
+	{"ArgPointers", `SELECT $1::int, $2::text, $3::int[]`, []any{&five, &text, &[]int{1, 2}}},
+	{"ArgNilPointers", `SELECT $1::int, $2::timestamptz`, []any{(*int)(nil), (*time.Time)(nil)}},
+	{"ArgNamedArgs", `SELECT @n::int, @m::text, @n::int8`, []any{pgx.NamedArgs{"n": 4, "m": "x", "unused": 1}}},
+	{"ArgNamedArgsMissing", `SELECT @n::int`, []any{pgx.NamedArgs{}}},
+	{"ArgStrictNamedArgs", `SELECT name FROM items WHERE id = @id AND name <> '@id' -- @id`, []any{pgx.StrictNamedArgs{"id": 4}}},
+	{"ArgStrictMissing", `SELECT @n::int, @m::int`, []any{pgx.StrictNamedArgs{"n": 4}}},
+	{"ArgStrictUnused", `SELECT @n::int`, []any{pgx.StrictNamedArgs{"n": 4, "m": 5}}},
+	{"ArgNamedArgsWrong", `SELECT @n::int / 0, @n::text`, []any{pgx.NamedArgs{"n": 4}}},
+	{"ArgNamedInsert", `INSERT INTO log(what) VALUES (@what)`, []any{pgx.NamedArgs{"what": "x"}}},
+	{"ArgStruct", `SELECT @id::int`, []any{pgx.StructArgs(struct {
+		ID int `db:"id"`
+	}{4})}},
 	{"ArgExecMode", `SELECT $1::int`, []any{pgx.QueryExecModeSimpleProtocol, 5}},
+	{"ArgExecModeExec", `SELECT $1::text`, []any{pgx.QueryExecModeExec, "5"}},
+	{"ArgExecModeCacheDescribe", `SELECT $1::int, 'x'::text`, []any{pgx.QueryExecModeCacheDescribe, 5}},
+	{"ArgExecModeNamed", `SELECT @a::int`, []any{pgx.QueryExecModeDescribeExec, pgx.NamedArgs{"a": 5}}},
+	{"ArgExecModeUnknown", `SELECT 1`, []any{pgx.QueryExecMode(99)}},
 	{"ArgFormats", `SELECT 1::int4`, []any{pgx.QueryResultFormats{0}}},
+	{"ArgFormatsSome", `SELECT 1::int4, '2026-01-02'::date, 1.5::numeric`, []any{pgx.QueryResultFormats{1, 0, 1}}},
+	{"ArgFormatsWrong", `SELECT 1::int4, 2`, []any{pgx.QueryResultFormats{0, 0, 0}}},
+	{"ArgFormatsByOID", `SELECT 1::int4, 1.5::numeric, '{1,2}'::int4[]`, []any{pgx.QueryResultFormatsByOID{pgtype.Int4OID: 0, pgtype.NumericOID: 1, pgtype.Int4ArrayOID: 1}}},
+	{"ArgOptionLast", `SELECT $1::int`, []any{5, pgx.QueryExecModeExec}},
 	{"TooFewArgs", `SELECT $1::int, $2::int`, []any{1}},
 	{"TooManyArgs", `SELECT $1::int`, []any{1, 2}},
 	{"WrongArg", `SELECT $1::int`, []any{struct{}{}}},
