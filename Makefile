@@ -5,17 +5,21 @@ export GOWORK := off
 GO          ?= go
 TESTFLAGS   ?=
 FUZZTIME    ?= 30s
+VERSIONS    ?= 15 16 17 18
 ORACLE_N    ?= 50000000
 BENCH       ?= .
 BENCHFLAGS  ?= -benchmem
-MODULES     := . integration
+MODULES     := . integration integration/stacks
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help demo test lint fuzz oracle tenants bench generate clean
+.PHONY: help modules demo test test-matrix lint fuzz oracle tenants values bench generate clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+modules: # for scripts
+	@echo $(MODULES)
 
 demo: ## show a stampede of reads, with and without flightpg
 	@scripts/ensure-postgres
@@ -27,6 +31,9 @@ test: ## run the tests of all modules (TESTFLAGS=-v)
 		echo "cd $$module && $(GO) test -race $(TESTFLAGS) ./..."; \
 		(cd $$module && $(GO) test -race $(TESTFLAGS) ./...) || code=1; \
 	done; exit $${code:-0}
+
+test-matrix: ## run the tests on PostgreSQL 15, 16, 17 and 18, and through PgBouncer (VERSIONS="17 18")
+	scripts/test-matrix $(VERSIONS)
 
 lint: ## vet, staticcheck and gofumpt
 	@for module in $(MODULES); do \
@@ -52,6 +59,10 @@ oracle: ## hold the scanner to PostgreSQL's parser, 50 million statements (ORACL
 tenants: ## two million reads of 64 tenants, every row its reader's
 	@scripts/ensure-postgres
 	FLIGHTPG_TENANT_READS=2000000 $(GO) test -timeout 60m -run TestTenants -v .
+
+values: ## every type's values into every scan destination, as pgx scans them
+	@scripts/ensure-postgres
+	cd integration && FLIGHTPG_VALUES=1000 $(GO) test -timeout 60m -run 'TestValues$$' -v .
 
 bench: ## run the benchmarks (BENCH=pattern BENCHFLAGS=-benchmem)
 	@scripts/ensure-postgres

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,11 +29,19 @@ var servers = []struct {
 	{"pgtest", func(t *testing.T) string { return pgtest.Database(t) }},
 }
 
+// envServers names the servers to run against, separated by commas, where not all
+// are wanted: scripts/test-matrix is about the versions of one.
+const envServers = "FLIGHTPG_TEST_SERVERS"
+
 // forEachServer runs f as a subtest for each server, with the DSN of a database
 // that nobody else uses.
 func forEachServer(t *testing.T, f func(t *testing.T, dsn string)) {
 	t.Helper()
+	wanted := strings.FieldsFunc(os.Getenv(envServers), func(r rune) bool { return r == ',' })
 	for _, s := range servers {
+		if len(wanted) > 0 && !slices.Contains(wanted, s.name) {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) { f(t, s.database(t)) })
 	}
 }
