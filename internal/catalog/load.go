@@ -476,4 +476,5 @@ func (l *loader) fill() {
 		}
 		o.in.operators[o.name] = worse(o.in.operators[o.name], f)
 	}
+	s.merge()
 }

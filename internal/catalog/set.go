@@ -15,6 +15,12 @@ type Set struct {
 	builtin  map[string]struct{} // symbols of built-in operators
 	types    map[string]*Fault   // unsafe types of any schema
 	anything *Fault              // what makes every statement unsafe
+
+	// What unqualified names can mean where the schemas of the path do not hide
+	// each other. It follows from the above, and saves a look at each schema.
+	functions  map[string][]function
+	operators  map[string]*Fault // built-in ones too
+	attributes map[string]attribute
 }
 
 type schema struct {
@@ -41,6 +47,12 @@ type function struct {
 type unary struct {
 	row   *Fault // of those that may take a row of a table
 	value *Fault // of the others
+}
+
+// attribute is what is wrong with what x.name can mean.
+type attribute struct {
+	unary
+	conversion *Fault // of x to a type of that name in any schema
 }
 
 const anyNumber = 1 << 14 // of arguments: more than a call can have
@@ -114,22 +126,17 @@ func (s *Set) relation(schema, name string) (relation, bool) {
 func (s *Set) Function(schema, name string, args int) (fault *Fault, found bool) {
 	if schema != "" {
 		if in := s.schemas[schema]; in != nil {
-			return in.function(name, args)
+			return callable(in.functions[name], args)
 		}
 		return nil, false
 	}
 	// Overloads are chosen by their types among all schemas of the path.
-	for _, in := range s.path {
-		f, ok := in.function(name, args)
-		if fault = worse(fault, f); ok {
-			found = true
-		}
-	}
-	return fault, found
+	return callable(s.functions[name], args)
 }
 
-func (in *schema) function(name string, args int) (fault *Fault, found bool) {
-	for _, f := range in.functions[name] {
+// callable is Function for the functions of one name.
+func callable(overloads []function, args int) (fault *Fault, found bool) {
+	for _, f := range overloads {
 		if args < 0 || int(f.min) <= args && args <= int(f.max) {
 			found = true
 			fault = worse(fault, f.fault)
@@ -192,26 +199,43 @@ func (s *Set) Operator(schema, symbol string) (fault *Fault, found bool) {
 		}
 		return nil, found
 	}
-	_, found = s.builtin[symbol]
-	for _, in := range s.path {
-		if len(in.operators) > 0 {
-			f, ok := in.operators[symbol]
-			fault, found = worse(fault, f), found || ok
-		}
-	}
+	fault, found = s.operators[symbol]
 	return fault, found
 }
 
 // Attribute returns what is wrong with functions that x.name can call: row if x
-// is a row, value if it is anything else.
-func (s *Set) Attribute(name string) (row, value *Fault) {
+// is a row, value if it is anything else. conversion is what UnsafeType returns.
+func (s *Set) Attribute(name string) (row, value, conversion *Fault) {
+	a := s.attributes[name]
+	return a.row, a.value, a.conversion
+}
+
+// merge fills in what follows from the rest.
+func (s *Set) merge() {
+	s.functions = map[string][]function{}
+	s.operators = map[string]*Fault{}
+	s.attributes = map[string]attribute{}
+	for symbol := range s.builtin {
+		s.operators[symbol] = nil
+	}
 	for _, in := range s.path {
-		if len(in.unary) > 0 {
-			u := in.unary[name]
-			row, value = worse(row, u.row), worse(value, u.value)
+		for name, overloads := range in.functions {
+			s.functions[name] = append(s.functions[name], overloads...)
+		}
+		for symbol, f := range in.operators {
+			s.operators[symbol] = worse(s.operators[symbol], f)
+		}
+		for name, u := range in.unary {
+			a := s.attributes[name]
+			a.row, a.value = worse(a.row, u.row), worse(a.value, u.value)
+			s.attributes[name] = a
 		}
 	}
-	return row, value
+	for name, f := range s.types {
+		a := s.attributes[name]
+		a.conversion = f
+		s.attributes[name] = a
+	}
 }
 
 // worse returns the fault that does more.

@@ -58,10 +58,12 @@ func Judge(sql string, set *catalog.Set, opts Options) Verdict {
 	if set == nil {
 		return withoutCatalog(sql, opts)
 	}
-	j := judge{set: set, rls: opts.RLS, worst: finding{class: sqlscan.Read}}
-	text := sqlscan.Options{Version: set.Version(), Visit: j.visit}.Scan(sql)
+	j := judges.Get().(*judge)
+	defer j.release()
+	j.set, j.rls = set, opts.RLS
+	text := sqlscan.Options{Version: set.Version(), Visit: j.visitor}.Scan(sql)
 	if f := set.Everything(); f != nil {
-		j.find(sqlscan.UnsafeCast, f, sqlscan.Name{Name: f.Object})
+		j.find(sqlscan.UnsafeCast, f, &sqlscan.Name{Name: f.Object})
 	}
 	if j.item {
 		j.take(&j.ofItem)
@@ -83,10 +85,16 @@ func Judge(sql string, set *catalog.Set, opts Options) Verdict {
 
 // withoutCatalog judges by the text alone.
 func withoutCatalog(sql string, opts Options) Verdict {
-	v := Verdict{Result: sqlscan.Scan(sql)}
-	if opts.TrustNames || v.Class != sqlscan.Read {
-		return v
+	text := sqlscan.Scan(sql)
+	if opts.TrustNames || text.Class != sqlscan.Read {
+		return Verdict{Result: text}
 	}
+	return withoutTrust(sql, text)
+}
+
+// withoutTrust looks for a name that only a catalog knows in a read.
+func withoutTrust(sql string, read sqlscan.Result) Verdict {
+	v := Verdict{Result: read}
 	sqlscan.Names(sql, func(n sqlscan.Name) bool {
 		switch n.Kind {
 		case sqlscan.OtherName:

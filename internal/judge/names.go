@@ -1,12 +1,16 @@
 package judge
 
 import (
+	"sync"
+
 	"github.com/flightpg/flightpg/internal/catalog"
 	"github.com/flightpg/flightpg/internal/sqlscan"
 )
 
 // judge collects what a catalog says about the names of one statement.
 type judge struct {
+	visitor func(sqlscan.Name) bool // visit of this judge, made once
+
 	set *catalog.Set
 	rls bool
 
@@ -17,6 +21,20 @@ type judge struct {
 	// it. The function can come later in the text than the first such f.
 	item   bool
 	ofItem finding
+}
+
+// judges are ready for a statement. They are kept because a judge and the
+// function that visits it would be allocated for each statement.
+var judges = sync.Pool{New: func() any {
+	j := &judge{worst: finding{class: sqlscan.Read}}
+	j.visitor = func(n sqlscan.Name) bool { return j.visit(&n) }
+	return j
+}}
+
+// release makes the judge ready for the next statement.
+func (j *judge) release() {
+	*j = judge{visitor: j.visitor, worst: finding{class: sqlscan.Read}}
+	judges.Put(j)
 }
 
 // A finding is something that the catalog knows against a statement.
@@ -37,12 +55,12 @@ func (j *judge) take(f *finding) {
 }
 
 // find records that a name is at fault.
-func (j *judge) find(r sqlscan.Reason, f *catalog.Fault, n sqlscan.Name) {
+func (j *judge) find(r sqlscan.Reason, f *catalog.Fault, n *sqlscan.Name) {
 	found := findingOf(r, f, n)
 	j.take(&found)
 }
 
-func findingOf(r sqlscan.Reason, f *catalog.Fault, n sqlscan.Name) finding {
+func findingOf(r sqlscan.Reason, f *catalog.Fault, n *sqlscan.Name) finding {
 	found := finding{class: sqlscan.Other, reason: r, name: n.Name, pos: n.Pos, fault: f}
 	switch f.Class {
 	case catalog.Private:
@@ -55,7 +73,7 @@ func findingOf(r sqlscan.Reason, f *catalog.Fault, n sqlscan.Name) finding {
 
 // miss records that the catalog does not have a name, so that it can mean
 // anything.
-func (j *judge) miss(r sqlscan.Reason, n sqlscan.Name) {
+func (j *judge) miss(r sqlscan.Reason, n *sqlscan.Name) {
 	f := finding{class: sqlscan.Other, reason: r, name: n.Name, pos: n.Pos, stale: true}
 	if r != sqlscan.UnknownRelation {
 		j.take(&f)
@@ -65,7 +83,7 @@ func (j *judge) miss(r sqlscan.Reason, n sqlscan.Name) {
 }
 
 // visit judges one name, and reports whether the others matter.
-func (j *judge) visit(n sqlscan.Name) bool {
+func (j *judge) visit(n *sqlscan.Name) bool {
 	switch n.Kind {
 	case sqlscan.RelationName:
 		j.relation(n)
@@ -81,7 +99,7 @@ func (j *judge) visit(n sqlscan.Name) bool {
 	return j.worst.class != sqlscan.Other
 }
 
-func (j *judge) relation(n sqlscan.Name) {
+func (j *judge) relation(n *sqlscan.Name) {
 	r, ok := j.set.Relation(n.Schema, n.Name)
 	if !ok {
 		if !n.CTE {
@@ -108,7 +126,7 @@ func (j *judge) relation(n sqlscan.Name) {
 	}
 }
 
-func (j *judge) function(n sqlscan.Name) {
+func (j *judge) function(n *sqlscan.Name) {
 	if n.Item {
 		j.item = true
 	}
@@ -133,7 +151,7 @@ func (j *judge) function(n sqlscan.Name) {
 
 // builtin reports whether a call can mean a built-in function, or syntax that
 // looks like one.
-func (j *judge) builtin(n sqlscan.Name) bool {
+func (j *judge) builtin(n *sqlscan.Name) bool {
 	switch n.Schema {
 	case "pg_catalog":
 		if sqlscan.FunctionSyntax(n.Name, j.set.Version()) {
@@ -147,7 +165,7 @@ func (j *judge) builtin(n sqlscan.Name) bool {
 	return info.Class != catalog.Unknown && info.Since <= max(j.set.Version(), catalog.Oldest)
 }
 
-func (j *judge) operator(n sqlscan.Name) {
+func (j *judge) operator(n *sqlscan.Name) {
 	switch fault, found := j.set.Operator(n.Schema, n.Name); {
 	case fault != nil:
 		j.find(sqlscan.UnsafeOperator, fault, n)
@@ -156,7 +174,7 @@ func (j *judge) operator(n sqlscan.Name) {
 	}
 }
 
-func (j *judge) typ(n sqlscan.Name) {
+func (j *judge) typ(n *sqlscan.Name) {
 	switch fault, found := j.set.Type(n.Schema, n.Name); {
 	case fault != nil:
 		j.find(sqlscan.UnsafeType, fault, n)
@@ -167,14 +185,14 @@ func (j *judge) typ(n sqlscan.Name) {
 
 // attribute judges x.name: mostly a column, but also a function called with x,
 // or a conversion of x.
-func (j *judge) attribute(n sqlscan.Name) {
-	row, value := j.set.Attribute(n.Name)
+func (j *judge) attribute(n *sqlscan.Name) {
+	row, value, conversion := j.set.Attribute(n.Name)
 	if row != nil {
 		j.find(sqlscan.UnsafeFunction, row, n)
 	}
 	reason := sqlscan.UnsafeFunction
 	if value == nil {
-		value, reason = j.set.UnsafeType(n.Name), sqlscan.UnsafeType
+		value, reason = conversion, sqlscan.UnsafeType
 	}
 	switch {
 	case value == nil:

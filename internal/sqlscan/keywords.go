@@ -1,5 +1,7 @@
 package sqlscan
 
+import "math/bits"
+
 // A keyword is an unquoted SQL key word, in any case. The list is generated from
 // servers, like that of the built-in functions.
 type keyword uint16
@@ -18,11 +20,80 @@ const (
 
 func (k keyword) String() string { return keywordList[k].word }
 
+// A wordSum is a hash of a word, the same in any case, which the lexer adds up
+// while it reads the word.
+type wordSum uint64
+
+func (sum wordSum) add(c byte) wordSum {
+	return wordSum(bits.RotateLeft64(uint64(sum), 8)) ^ wordSum(c|0x20)
+}
+
+func sumOf(word string) (sum wordSum) {
+	for i := range len(word) {
+		sum = sum.add(word[i])
+	}
+	return sum
+}
+
+// keywordTable is a hash table of the key words. Each is in the first slot that
+// was free from its hash on.
+var keywordTable = func() (slots [numKeywordSlots]struct {
+	sum wordSum
+	kw  keyword
+}) {
+	for kw := notKeyword + 1; int(kw) < len(keywordList); kw++ {
+		sum := sumOf(kw.String())
+		i := sum.slot()
+		for slots[i].kw != notKeyword {
+			i = (i + 1) % numKeywordSlots
+		}
+		slots[i].sum, slots[i].kw = sum, kw
+	}
+	return slots
+}()
+
+// numKeywordSlots is so large that most words, key words or not, need one look.
+const numKeywordSlots = 1024
+
+func (sum wordSum) slot() uint64 {
+	return uint64(sum) * 0x9e3779b97f4a7c15 >> 54 // leaves the ten bits that number the slots
+}
+
+// keyword returns the key word that word, whose sum it is, is in some case, or
+// notKeyword.
+func (sum wordSum) keyword(word string) keyword {
+	for i := sum.slot(); ; i = (i + 1) % numKeywordSlots {
+		slot := &keywordTable[i]
+		if slot.kw == notKeyword || slot.sum == sum && slot.kw.is(word) {
+			return slot.kw
+		}
+	}
+}
+
+// lookupKeyword returns the key word that word is in some case, or notKeyword.
+func lookupKeyword(word string) keyword { return sumOf(word).keyword(word) }
+
+// is reports whether word is the key word in some case. Key words are made of
+// ASCII letters, which differ from their capitals in one bit, and underscores.
+func (k keyword) is(word string) bool {
+	lower := k.String()
+	if len(word) != len(lower) {
+		return false
+	}
+	for i := range len(word) {
+		if c := word[i]; c != lower[i] && c|0x20 != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
 // endsOperand holds the key words that can end an operand: values, types and the
 // words people take for columns and aliases. No word belongs here that the
 // grammar puts directly in front of an expression (BY, ZONE, VALUE, PATH…): a
 // name before a parenthesis is not taken for a call when an operand ends there.
 var endsOperand = wordSet(
+	notKeyword,
 	// values
 	kwNull, kwTrue, kwFalse, kwEnd, kwUser, kwCurrentUser, kwSessionUser, kwSystemUser, kwCurrentRole,
 	kwCurrentCatalog, kwCurrentSchema, kwCurrentDate, kwCurrentTime, kwCurrentTimestamp, kwLocaltime,
@@ -88,6 +159,7 @@ var columnParens = [len(keywordList)]parens{
 // FunctionSyntax reports whether the grammar of that major version takes a call
 // of name, unquoted, for a syntax of its own.
 func FunctionSyntax(name string, version int) bool {
-	p := columnParens[lookupKeyword(name)]
-	return p.since != 0 && version >= p.since
+	kw := lookupKeyword(name)
+	p := columnParens[kw]
+	return kw.String() == name && p.since != 0 && version >= p.since
 }

@@ -28,10 +28,16 @@ const (
 	tokColon
 )
 
+// A symbol is what the grammar sees of a token.
+type symbol struct {
+	kind kind
+	kw   keyword // of an unquoted identifier that is a key word
+}
+
 // A token is a piece of the statement: src[pos:end].
 type token struct {
-	kind     kind
-	kw       keyword // of an unquoted identifier that is a key word
+	symbol
+	capitals bool // an unquoted identifier has some
 	pos, end int
 }
 
@@ -53,6 +59,7 @@ const (
 	isOp // may be part of an operator
 	isHex
 	isUpper
+	isIdentPart // may be in an identifier behind its start
 )
 
 var classOf = func() (t [256]uint8) {
@@ -70,6 +77,38 @@ var classOf = func() (t [256]uint8) {
 	for c := 0x80; c <= 0xff; c++ {
 		t[c] |= isIdentStart
 	}
+	set("$", isIdentPart)
+	for c := range t {
+		if t[c]&(isIdentStart|isDigit) != 0 {
+			t[c] |= isIdentPart
+		}
+	}
+	return t
+}()
+
+// kindOf holds the kind of token that begins with a byte: of several kinds the
+// plainest, tokEOF for white space, and tokBad for what begins none.
+var kindOf = func() (t [256]kind) {
+	for c := range t {
+		t[c] = tokBad
+		switch class := classOf[c]; {
+		case class&isSpace != 0:
+			t[c] = tokEOF
+		case class&isIdentStart != 0:
+			t[c] = tokIdent
+		case class&isDigit != 0:
+			t[c] = tokNumber
+		case class&isOp != 0:
+			t[c] = tokOp
+		}
+	}
+	for c, k := range map[byte]kind{
+		'\'': tokString, '"': tokQuoted, '$': tokParam,
+		'(': tokOpen, ')': tokClose, '[': tokOpenBracket, ']': tokCloseBracket,
+		',': tokComma, ';': tokSemicolon, '.': tokDot, ':': tokColon,
+	} {
+		t[c] = k
+	}
 	return t
 }()
 
@@ -86,56 +125,83 @@ func (l *lexer) at(i int) byte {
 
 // next returns the next token. After tokBad it must not be called again.
 func (l *lexer) next() token {
-	if !l.skipBlank() {
-		return token{kind: tokBad, pos: l.pos, end: len(l.src)}
+	start, k := l.pos, tokEOF
+	for {
+		if start >= len(l.src) {
+			l.pos = start
+			return token{pos: start, end: start}
+		}
+		if k = kindOf[l.src[start]]; k != tokEOF {
+			break
+		}
+		start++
 	}
-	t := token{pos: l.pos}
-	if l.pos == len(l.src) {
-		t.end = l.pos
-		return t
+	l.pos = start
+	if k == tokIdent {
+		k, kw, capitals := l.word(start)
+		return token{symbol{k, kw}, capitals, start, l.pos}
 	}
-	switch c := l.src[l.pos]; {
-	case is(c, isIdentStart):
-		t.kind = l.word(c, &t.kw)
-	case is(c, isDigit), c == '.' && is(l.at(l.pos+1), isDigit):
-		t.kind = l.number()
-	case c == '\'':
+	switch k {
+	case tokNumber:
+		k = l.number()
+	case tokString:
 		l.pos++
-		t.kind = l.quotedString(false, tokString)
-	case c == '"':
+		k = l.quotedString(false, tokString)
+	case tokQuoted:
 		l.pos++
-		t.kind = l.quotedIdent(tokQuoted)
-	case c == '$':
-		t.kind = l.dollar()
-	case is(c, isOp):
-		t.kind = l.operator()
+		k = l.quotedIdent(tokQuoted)
+	case tokParam:
+		k = l.dollar()
+	case tokOp:
+		if l.comment() {
+			if !l.skipBlank() {
+				return token{symbol: symbol{kind: tokBad}, pos: l.pos, end: len(l.src)}
+			}
+			return l.next()
+		}
+		k = l.operator()
+	case tokDot:
+		k = l.dot()
+	case tokColon:
+		k = l.colon()
 	default:
-		t.kind = l.punctuation(c)
+		l.pos = start + 1
 	}
-	t.end = l.pos
-	return t
+	return token{symbol: symbol{kind: k}, pos: start, end: l.pos}
+}
+
+// comment reports whether a comment begins at the current position.
+func (l *lexer) comment() bool {
+	switch c, next := l.at(l.pos), l.at(l.pos+1); c {
+	case '-':
+		return next == '-'
+	case '/':
+		return next == '*'
+	}
+	return false
 }
 
 // skipBlank passes over white space and comments. It reports false, without
 // moving past its start, for a block comment that does not end.
 func (l *lexer) skipBlank() bool {
-	for l.pos < len(l.src) {
-		switch c := l.src[l.pos]; {
+	for i := l.pos; ; {
+		switch c := l.at(i); {
 		case is(c, isSpace):
-			l.pos++
-		case c == '-' && l.at(l.pos+1) == '-':
-			l.pos = endOfLine(l.src, l.pos)
-		case c == '/' && l.at(l.pos+1) == '*':
-			end := endOfBlockComment(l.src, l.pos)
+			i++
+		case c == '-' && l.at(i+1) == '-':
+			i = endOfLine(l.src, i)
+		case c == '/' && l.at(i+1) == '*':
+			end := endOfBlockComment(l.src, i)
 			if end < 0 {
+				l.pos = i
 				return false
 			}
-			l.pos = end
+			i = end
 		default:
+			l.pos = i
 			return true
 		}
 	}
-	return true
 }
 
 // endOfLine returns where the line at pos ends; a carriage return ends it too.
@@ -169,55 +235,54 @@ func endOfBlockComment(src string, pos int) int {
 }
 
 // word reads an identifier, a key word or a literal with a letter in front.
-func (l *lexer) word(c byte, kw *keyword) kind {
-	switch c2 := l.at(l.pos + 1); {
-	case c2 == '\'':
+func (l *lexer) word(start int) (k kind, kw keyword, capitals bool) {
+	src := l.src
+	i, sum, classes := start, wordSum(0), uint8(0)
+	for ; i < len(src); i++ {
+		class := classOf[src[i]]
+		if class&isIdentPart == 0 {
+			break
+		}
+		classes |= class
+		sum = sum.add(src[i])
+	}
+	l.pos = i
+	if i == start+1 {
+		if k := l.prefixed(src[start]); k != tokEOF {
+			return k, notKeyword, false
+		}
+	}
+	return tokIdent, sum.keyword(src[start:i]), classes&isUpper != 0
+}
+
+// prefixed reads the literal behind the letter c, or returns tokEOF if none
+// follows directly.
+func (l *lexer) prefixed(c byte) kind {
+	switch next := l.at(l.pos); {
+	case next == '\'':
 		switch c {
 		case 'b', 'B', 'x', 'X':
-			l.pos += 2
+			l.pos++
 			return l.quotedString(false, tokBits)
 		case 'e', 'E':
-			l.pos += 2
+			l.pos++
 			return l.quotedString(true, tokString)
 		case 'n', 'N':
-			l.pos += 2
+			l.pos++
 			return l.quotedString(false, tokString)
 		}
-	case c2 == '&' && (c == 'u' || c == 'U'):
-		switch l.at(l.pos + 2) {
+	case next == '&' && (c == 'u' || c == 'U'):
+		switch l.at(l.pos + 1) {
 		case '\'':
-			l.pos += 3
+			l.pos += 2
 			return l.quotedString(false, tokString)
 		case '"':
-			l.pos += 3
+			l.pos += 2
 			return l.quotedIdent(tokUQuoted)
 		}
 	}
-	start := l.pos
-	var folded [maxKeyword]byte
-	n := 0
-	for l.pos < len(l.src) {
-		c := l.src[l.pos]
-		if classOf[c]&(isIdentStart|isDigit) == 0 && c != '$' {
-			break
-		}
-		if n < len(folded) {
-			folded[n] = c
-			if is(c, isUpper) {
-				folded[n] += 'a' - 'A'
-			}
-		}
-		n++
-		l.pos++
-	}
-	if n = l.pos - start; n <= len(folded) {
-		*kw = lookupKeyword(string(folded[:n]))
-	}
-	return tokIdent
+	return tokEOF
 }
-
-// maxKeyword is at least the length of the longest key word.
-const maxKeyword = 24
 
 // quotedString reads a string whose opening quote has been read, with its
 // continuations. Only E strings have backslash escapes.
@@ -408,37 +473,29 @@ func (l *lexer) operator() kind {
 	return tokOp
 }
 
-// punctuation reads what is not an operator.
-func (l *lexer) punctuation(c byte) kind {
-	l.pos++
-	switch c {
-	case '(':
-		return tokOpen
-	case ')':
-		return tokClose
-	case '[':
-		return tokOpenBracket
-	case ']':
-		return tokCloseBracket
-	case ',':
-		return tokComma
-	case ';':
-		return tokSemicolon
-	case '.':
-		if l.at(l.pos) == '.' {
-			return tokBad // the range of PL/pgSQL
-		}
-		return tokDot
-	case ':':
-		switch l.at(l.pos) {
-		case ':':
-			l.pos++
-			return tokCast
-		case '=':
-			l.pos++
-			return tokAssign
-		}
-		return tokColon
+// dot reads a dot, or a number that begins with one.
+func (l *lexer) dot() kind {
+	next := l.at(l.pos + 1)
+	if is(next, isDigit) {
+		return l.number()
 	}
-	return tokBad
+	l.pos++
+	if next == '.' {
+		return tokBad // the range of PL/pgSQL
+	}
+	return tokDot
+}
+
+// colon reads what begins with a colon.
+func (l *lexer) colon() kind {
+	l.pos++
+	switch l.at(l.pos) {
+	case ':':
+		l.pos++
+		return tokCast
+	case '=':
+		l.pos++
+		return tokAssign
+	}
+	return tokColon
 }

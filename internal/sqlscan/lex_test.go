@@ -116,9 +116,25 @@ func TestKeywords(t *testing.T) {
 				t.Errorf("key word of %q = %v; want none", sql, list[0].kw)
 			}
 		}
-		if len(k.word) > maxKeyword {
-			t.Errorf("%q is longer than maxKeyword", k.word)
+		if strings.Trim(k.word, "abcdefghijklmnopqrstuvwxyz_") != "" {
+			t.Errorf("%q is not made of lower-case letters and underscores", k.word)
 		}
+	}
+}
+
+// TestFunctionSyntax: the name is one that the server has folded and decoded, so
+// it is compared exactly.
+func TestFunctionSyntax(t *testing.T) {
+	for name, want := range map[string]bool{
+		"coalesce": true, "json_arrayagg": true, "COALESCE": false, "coalesc": false, "json_arrayagG": false,
+		"treat": false, "select": false, "count": false, "": false, "\x03oalesce": false,
+	} {
+		if got := FunctionSyntax(name, 18); got != want {
+			t.Errorf("FunctionSyntax(%q) = %v; want %v", name, got, want)
+		}
+	}
+	if FunctionSyntax("json_arrayagg", 15) {
+		t.Error("json_arrayagg has a syntax of its own in 15")
 	}
 }
 
@@ -151,6 +167,9 @@ func TestNames(t *testing.T) {
 			`other:a attribute:b.C operator:= relation:s.t relation:U function:lower other:d other:x attribute:x.f`,
 		},
 		{`SELECT 1::app.Dpos, dpos '1', CAST($1 AS "D")`, `type:app.dpos type:dpos type:D`},
+		{`SELECT 1 FROM a JOIN user JOIN u ON b, current_date JOIN v ON true`,
+			`relation:a function:pg_catalog.user relation:u other:b function:pg_catalog.current_date relation:v`},
+		{`SELECT 1 FROM XMLTABLE(columns PASSING f() COLUMNS a dpos)`, `other:columns other:passing function:f other:columns other:a type:dpos function:pg_catalog.xmltable`},
 		{`SELECT (t).rowfn, t.rowfn FROM t`, `attribute:?.rowfn attribute:t.rowfn relation:t`},
 		{`SELECT 1 === ALL (SELECT 2), 3 != 4, 5 OPERATOR(app.@@@) 6`, `operator:=== operator:<> operator:app.@@@`},
 		{

@@ -46,8 +46,9 @@ type Name struct {
 // precision). A function is visited when its arguments have been. Key words that
 // stand for operators are visited as these.
 func Names(sql string, visit func(Name) bool) bool {
-	s := scanner{lexer: lexer{src: sql}, all: true}
+	var s scanner
 	ok := true
+	s.src, s.all = sql, true
 	s.visit = func(n Name) bool {
 		ok = ok && visit(n)
 		return ok
@@ -68,7 +69,13 @@ func (s *scanner) nameOf(t token) string {
 	raw := s.src[t.pos:t.end]
 	switch t.kind {
 	case tokIdent:
-		return clip(foldASCII(raw))
+		if t.kw != notKeyword {
+			return t.kw.String()
+		}
+		if t.capitals {
+			raw = foldASCII(raw)
+		}
+		return clip(raw)
 	case tokQuoted:
 		raw = raw[1 : len(raw)-1]
 		if strings.Contains(raw, `""`) {
@@ -87,18 +94,13 @@ func (s *scanner) nameOf(t token) string {
 // foldASCII makes unquoted identifiers lower case. With a multi-byte encoding,
 // which UTF8 is, the server leaves other letters alone.
 func foldASCII(s string) string {
-	for i := range len(s) {
-		if is(s[i], isUpper) {
-			b := []byte(s)
-			for ; i < len(b); i++ {
-				if is(b[i], isUpper) {
-					b[i] += 'a' - 'A'
-				}
-			}
-			return string(b)
+	b := []byte(s)
+	for i := range b {
+		if is(b[i], isUpper) {
+			b[i] += 'a' - 'A'
 		}
 	}
-	return s
+	return string(b)
 }
 
 // maxName is PostgreSQL's NAMEDATALEN less its terminator.
@@ -161,10 +163,8 @@ func (s *scanner) builtin(t token) catalog.Info {
 	if t.kind == tokQuoted {
 		return catalog.Lookup(raw[1 : len(raw)-1]) // no built-in has a quote in its name
 	}
-	for i := range len(raw) {
-		if is(raw[i], isUpper) {
-			return catalog.Lookup(foldASCII(raw))
-		}
+	if t.capitals {
+		raw = foldASCII(raw)
 	}
 	return catalog.Lookup(raw) // no built-in has a name that is too long
 }
@@ -192,14 +192,15 @@ func (s *scanner) visitFunction(f *frame) {
 
 // visitItem visits a reserved word where a FROM item begins as the function it
 // is, unless a query or a relation follows: FROM CAST (1 AS int) AS x.
-func (s *scanner) visitItem() {
+func (s *scanner) visitItem() bool {
 	switch s.cur.kw {
 	case kwSelect, kwWith, kwTable, kwOnly, kwLateral:
-		return
+		return false
 	}
 	if s.visit != nil {
 		s.report(Name{Kind: FunctionName, Schema: "pg_catalog", Name: s.cur.kw.String(), Pos: s.cur.pos, Args: -1, Item: true})
 	}
+	return true
 }
 
 func (s *scanner) visitOperator(schema, op string, pos int) {
@@ -221,29 +222,43 @@ func (s *scanner) visitName() {
 	case reserved, functionName:
 		return // syntax, unless called
 	}
-	n := Name{Name: s.nameOf(s.cur), Pos: s.cur.pos}
+	kind, declares := OtherName, false
+	switch {
+	case c.relation:
+		kind = RelationName
+	case c.parts == 1 && f.clause == withClause && s.namesCTE(c.before, c.beforeThat) && (s.next.kw == kwAs || s.next.kind == tokOpen):
+		declares = true // a WITH query
+	case c.before.kind == tokCast, c.before.kw == kwAs && f.kind == castArgs, f.kind == columnDefs && s.typeInDefs(),
+		c.before.kw == kwReturning && f.kind == call, s.next.kind == tokString && !(s.cur.kw == kwZone && c.before.kw == kwTime):
+		kind = TypeName
+	case c.parts > 1:
+		kind = AttributeName
+	}
+	if kind == OtherName && !declares && !s.all {
+		return
+	}
+
+	n := Name{Kind: kind, Name: s.nameOf(s.cur), Pos: s.cur.pos}
 	switch {
 	case c.parts == 2 && c.first.kind != tokDot:
 		n.Schema = s.nameOf(c.first)
 	case c.parts > 1:
 		n.Schema = "?"
 	}
-	switch {
-	case c.relation:
-		n.Kind = RelationName
+	switch kind {
+	case RelationName:
 		n.CTE = c.parts == 1 && s.seesCTE(n.Name)
-	case c.parts == 1 && f.clause == withClause && s.namesCTE(c.before, c.beforeThat) && (s.next.kw == kwAs || s.next.kind == tokOpen):
-		s.ctes = append(s.ctes, cte{n.Name, s.depth, !f.recursive})
-	case c.before.kind == tokCast, c.before.kw == kwAs && f.kind == castArgs, f.kind == columnDefs && s.typeInDefs(),
-		c.before.kw == kwReturning && f.kind == call, s.next.kind == tokString && !(s.cur.kw == kwZone && c.before.kw == kwTime):
+	case TypeName:
 		if s.grammarType(n.Name) {
 			return
 		}
-		n.Kind = TypeName
 		n.Maybe = s.next.kind == tokString && s.beforeString()
-	case c.parts > 1:
-		n.Kind = AttributeName
+	case AttributeName:
 		n.Bare = c.first.kind == tokDot
+	case OtherName:
+		if declares {
+			s.ctes = append(s.ctes, cte{n.Name, s.depth, !f.recursive})
+		}
 	}
 	s.report(n)
 }
@@ -330,7 +345,7 @@ func (s *scanner) attribute() {
 		return
 	}
 	raw := s.src[s.cur.pos:s.cur.end]
-	if s.cur.kind == tokIdent && len(raw) > 2 && raw[2] != '_' && len(raw) < len("uuidv7") {
+	if s.cur.kind == tokIdent && len(raw) < len("uuidv7") && (len(raw) < 3 || raw[2] != '_') {
 		return // too short for all but pg_…, lo_…, ts_…
 	}
 	name := s.nameOf(s.cur)

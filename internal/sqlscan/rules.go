@@ -42,6 +42,23 @@ func (s *scanner) word() {
 	}
 }
 
+// endsExpression reports whether the token before COLUMNS may be the end of an
+// expression: else the word is a column of that name.
+func (s *scanner) endsExpression() bool {
+	switch s.prev.kind {
+	case tokQuoted, tokUQuoted, tokString, tokBits, tokNumber, tokParam, tokClose, tokCloseBracket:
+		return true
+	case tokIdent:
+	default:
+		return false
+	}
+	if s.prev.kw == kwPassing {
+		return s.beforePrev.kw == kwPassing // a column too
+	}
+	category := keywordList[s.prev.kw].category
+	return s.prev.kw == notKeyword || category == unreserved || category == columnName || endsOperand[s.prev.kw]
+}
+
 // materialized reports whether the current word belongs to AS [NOT] MATERIALIZED (.
 func (s *scanner) materialized() bool {
 	return s.cur.kw == kwMaterialized && s.next.kind == tokOpen ||
@@ -55,21 +72,25 @@ func (s *scanner) link(item bool) {
 		s.chain.parts++
 		return
 	}
-	s.chain = chain{
-		first: s.cur, parts: 1,
-		before: s.prev, beforeThat: s.beforePrev,
-		behindOperand: s.operand, behindNot: s.infixNot,
+	// One field at a time: a composite literal would be made elsewhere and copied.
+	c := &s.chain
+	c.first, c.parts = s.cur, 1
+	c.before, c.beforeThat = s.prev, s.beforePrev
+	c.behindOperand, c.behindNot = s.operand, s.prev.kw == kwNot && s.infixNot
+	c.relation = false
+	if !item {
+		return
 	}
-	if f := s.top(); item && f.item {
+	if f := s.top(); f.item {
 		switch {
 		case s.cur.kw == kwOnly, s.cur.kw == kwLateral:
 		case keywordList[s.cur.kw].category == reserved, s.cur.kw == kwCollation: // no relation
-			s.visitItem()
+			f.item = !s.visitItem()
 		case s.cur.kw == kwRows && s.next.kw == kwFrom:
 			f.item = false
 		default:
 			f.item = false
-			s.chain.relation = true
+			c.relation = true
 		}
 	}
 }
@@ -130,8 +151,8 @@ func (s *scanner) keyword() {
 			f.clause, f.item = groupByClause, false
 		}
 	case kwColumns:
-		if f.callee.kw == kwXmltable {
-			f.kind = columnDefs // XMLTABLE (… COLUMNS …)
+		if f.callee.kw == kwXmltable && s.endsExpression() {
+			f.kind = columnDefs // XMLTABLE (… PASSING … COLUMNS …)
 		}
 	case kwVariadic:
 		f.args = min(f.args, -1)
@@ -305,7 +326,7 @@ func (s *scanner) parenthesis() frameKind {
 }
 
 // namesCTE reports whether WITH expects a name behind these two tokens.
-func (s *scanner) namesCTE(before, beforeThat token) bool {
+func (s *scanner) namesCTE(before, beforeThat symbol) bool {
 	return before.kw == kwWith || before.kind == tokComma ||
 		before.kw == kwRecursive && beforeThat.kw == kwWith
 }
@@ -426,7 +447,7 @@ func (s *scanner) qualifiedOperator() {
 			}
 		}
 		s.visitOperator(name, s.src[t.pos:t.end], t.pos)
-		s.cur = token{kind: tokOp, pos: s.cur.pos, end: l.pos}
+		s.cur = token{symbol: symbol{kind: tokOp}, pos: s.cur.pos, end: l.pos}
 		s.lexer.pos = l.pos
 		s.peek()
 		return
@@ -481,18 +502,17 @@ func (s *scanner) call() {
 
 // systemName looks for session views and temporary schemas.
 func (s *scanner) systemName() {
-	t := s.cur
-	switch t.kind {
+	switch s.cur.kind {
 	case tokIdent:
-		if !s.hasPG(t.pos) {
+		if !s.hasPG(s.cur.pos) {
 			return
 		}
 	case tokQuoted:
-		if !s.hasPG(t.pos + 1) {
+		if !s.hasPG(s.cur.pos + 1) {
 			return
 		}
 	}
-	name := s.nameOf(t)
+	name := s.nameOf(s.cur)
 	switch {
 	case name == "pg_temp", strings.HasPrefix(name, "pg_temp_"), strings.HasPrefix(name, "pg_toast_temp"):
 		s.noteSystem(TempSchema, name)

@@ -41,8 +41,9 @@ type Options struct {
 	Function func(schema, name string) catalog.Class
 
 	// Visit is called with every name and operator, as far as the text is read,
-	// until it returns false; see Names. It answers for what is no built-in:
-	// user functions and OPERATOR(schema.op) make no text Other then.
+	// until it returns false; see Names. OtherNames are left out. It answers for
+	// what is no built-in: user functions and OPERATOR(schema.op) make no text
+	// Other then.
 	Visit func(Name) bool
 }
 
@@ -53,7 +54,8 @@ func Scan(sql string) Result {
 
 // Scan judges a text.
 func (o Options) Scan(sql string) Result {
-	s := scanner{lexer: lexer{src: sql}, version: o.Version, function: o.Function, visit: o.Visit}
+	var s scanner // no composite literal: the large struct would be made twice
+	s.src, s.version, s.function, s.visit = sql, o.Version, o.Function, o.Visit
 	s.run()
 	return s.res
 }
@@ -110,8 +112,8 @@ const (
 type chain struct {
 	first         token // tokDot if it hangs on a parenthesis or bracket
 	parts         int
-	before        token // the two tokens before it
-	beforeThat    token
+	before        symbol // the two tokens before it
+	beforeThat    symbol
 	behindOperand bool // an operand ends right before it
 	behindNot     bool // before is NOT behind an operand: NOT LIKE and so on
 	relation      bool // where a FROM item begins
@@ -134,10 +136,10 @@ type scanner struct {
 	res      Result
 
 	cur, next        token
-	prev, beforePrev token // key words that are only names there are no key words here
-	operand          bool  // an operand ends right before cur
-	infixNot         bool  // prev is NOT behind an operand
-	opening          frame // of the parenthesis that follows the current word
+	prev, beforePrev symbol // key words that are only names there are no key words here
+	operand          bool   // an operand ends right before cur
+	infixNot         bool   // the last NOT was behind an operand
+	opening          frame  // of the parenthesis that follows the current word
 	chain            chain
 	ctes             []cte  // visible or about to be; for Names
 	system           Result // the first session view or temporary schema
@@ -154,8 +156,8 @@ type scanner struct {
 func (s *scanner) run() {
 	s.res.Class = Read
 	s.version = max(s.version, catalog.Oldest)
-	s.cur = s.lexer.next()
-	s.peek()
+	s.next = s.lexer.next()
+	s.advance()
 	for !s.done {
 		s.token()
 		s.advance()
@@ -167,30 +169,34 @@ func (s *scanner) run() {
 	}
 }
 
-// peek reads the token behind cur.
+// peek reads the token behind cur, which itself is in next if it is the last.
 func (s *scanner) peek() {
-	if s.cur.kind == tokEOF || s.cur.kind == tokBad {
-		s.next = s.cur
-		return
+	if s.cur.kind != tokEOF && s.cur.kind != tokBad {
+		s.next = s.lexer.next()
 	}
-	s.next = s.lexer.next()
 }
 
 // advance makes the next token the current one.
 func (s *scanner) advance() {
-	s.infixNot = s.cur.kw == kwNot && s.operand
+	if s.cur.kw == kwNot {
+		s.infixNot = s.operand
+	}
 	switch s.cur.kind {
 	case tokIdent:
-		s.operand = s.cur.kw == notKeyword || endsOperand[s.cur.kw]
-	case tokQuoted, tokUQuoted, tokString, tokBits, tokNumber, tokParam, tokCloseBracket:
-		s.operand = true
+		s.operand = endsOperand[s.cur.kw]
 	case tokClose:
 		// closing has set it
 	default:
-		s.operand = false
+		s.operand = isOperand[s.cur.kind]
 	}
-	s.beforePrev, s.prev, s.cur = s.prev, s.cur, s.next
+	s.beforePrev, s.prev, s.cur = s.prev, s.cur.symbol, s.next
 	s.peek()
+}
+
+// isOperand holds the kinds of tokens that always end an operand.
+var isOperand = [tokColon + 1]bool{
+	tokQuoted: true, tokUQuoted: true, tokString: true, tokBits: true, tokNumber: true, tokParam: true,
+	tokCloseBracket: true,
 }
 
 // note records what the text has been found to be, if that is worse than before.
@@ -236,26 +242,25 @@ func (s *scanner) pop() {
 
 // token deals with the current token.
 func (s *scanner) token() {
-	t := s.cur
 	if !s.begun && !s.head() {
 		return
 	}
-	switch t.kind {
+	switch s.cur.kind {
 	case tokEOF:
 		s.done = true
 		if s.depth > 0 {
-			s.fail(Syntax, t)
+			s.fail(Syntax, s.cur)
 		}
 		s.leave()
 	case tokBad:
-		s.fail(Syntax, t)
+		s.fail(Syntax, s.cur)
 	case tokSemicolon:
 		s.end()
 	case tokIdent, tokQuoted, tokUQuoted:
 		s.word()
 	case tokString:
 		if s.prev.kind == tokDot {
-			s.fail(Syntax, t) // a.N'x' is a literal of the type a.nchar
+			s.fail(Syntax, s.cur) // a.N'x' is a literal of the type a.nchar
 		}
 	case tokParam:
 		s.param()
@@ -277,11 +282,11 @@ func (s *scanner) token() {
 		switch s.prev.kind {
 		case tokIdent, tokQuoted, tokUQuoted:
 		default:
-			s.chain = chain{first: t, parts: 1}
+			s.chain = chain{first: s.cur, parts: 1}
 		}
 	case tokOp:
-		if op := s.src[t.pos:t.end]; op != "*" || !s.star() {
-			s.visitOperator("", op, t.pos)
+		if op := s.src[s.cur.pos:s.cur.end]; op != "*" || !s.star() {
+			s.visitOperator("", op, s.cur.pos)
 		}
 	}
 }

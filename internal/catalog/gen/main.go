@@ -506,11 +506,7 @@ func keywords(servers []*server) []byte {
 	for _, w := range words {
 		fmt.Fprintf(&b, "%s: {%q, %s},\n", ident(w), w, category[all.keywords[w]])
 	}
-	b.WriteString("}\n\n// lookupKeyword returns notKeyword for a word that is not a key word. The word is in lower case.\nfunc lookupKeyword(word string) keyword {\nswitch word {\n")
-	for _, w := range words {
-		fmt.Fprintf(&b, "case %q:\nreturn %s\n", w, ident(w))
-	}
-	b.WriteString("}\nreturn notKeyword\n}\n")
+	b.WriteString("}\n")
 	return b.Bytes()
 }
 
