@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +21,7 @@ type database struct {
 	// ddl counts statements that may have changed the catalog. A set that was
 	// loaded at a lower count is out of date.
 	ddl atomic.Uint64
+	primary
 }
 
 // catalogs keeps a connector's picture of the database's catalog: which names
@@ -152,6 +155,13 @@ func (c *catalogs) unknown(gen uint64) {
 	}
 }
 
+// wanted starts a load in the background, unless one has just failed.
+func (c *catalogs) wanted() {
+	if time.Now().UnixNano() >= c.retryAt.Load() {
+		c.start()
+	}
+}
+
 // soon makes the next reader start a load in the background.
 func (c *catalogs) soon() {
 	if l := c.current.Load(); l != nil {
@@ -189,31 +199,55 @@ func (c *Connector) changed(e effect) {
 }
 
 // loadCatalog asks a flight session, whose search_path and role are those that
-// the flights will have.
+// the flights will have; if its connection turns out to be lost, another one.
 func (c *Connector) loadCatalog(ctx context.Context) (*catalog.Set, error) {
 	l, err := c.flights.borrow(ctx)
 	if err != nil {
 		return nil, err
 	}
+	set, err := l.loadCatalog(ctx)
+	if !l.connectionLost(err) || ctx.Err() != nil {
+		l.release()
+		return set, err
+	}
+	l.bad = true
+	l.release()
+	if l, err = c.flights.borrowAlive(ctx); err != nil {
+		return nil, err
+	}
 	defer l.release()
-	if l.pgx == nil {
+	return l.loadCatalog(ctx)
+}
+
+// loadCatalog asks the session. What bounds the application's statements in time
+// is not meant for this one.
+func (s *session) loadCatalog(ctx context.Context) (*catalog.Set, error) {
+	if s.pgx == nil {
 		return nil, errors.New("flightpg: the inner connection is not pgx's: its catalog cannot be asked")
 	}
+	pg := s.pgx.Conn().PgConn()
 	return catalog.Load(ctx, func(ctx context.Context, sql string, row func(cells []string) error) error {
-		results := l.pgx.Conn().PgConn().Exec(ctx, sql)
+		results := pg.Exec(ctx, fmt.Sprintf("BEGIN READ ONLY; SET LOCAL statement_timeout = %d; %s; ROLLBACK", catalogTimeout.Milliseconds(), strings.TrimRight(sql, "; \n")))
+		var err error
 		for results.NextResult() {
 			rr := results.ResultReader()
 			for rr.NextRow() {
+				if err != nil {
+					continue
+				}
 				cells := make([]string, len(rr.Values()))
 				for i, v := range rr.Values() {
 					cells[i] = string(v)
 				}
-				if err := row(cells); err != nil {
-					return errors.Join(err, results.Close())
-				}
+				err = row(cells)
 			}
 		}
-		return results.Close()
+		err = errors.Join(err, results.Close())
+		if !s.dead() && !s.idle() {
+			_, _ = pg.Exec(context.WithoutCancel(ctx), "ROLLBACK").ReadAll() // its errors show in the session's state
+			s.bad = s.bad || !s.idle()
+		}
+		return err
 	})
 }
 

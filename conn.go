@@ -4,8 +4,10 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // conn is a virtual connection: what database/sql takes for a connection. It
@@ -17,16 +19,17 @@ import (
 //	          until database/sql puts the connection back. All reads of that
 //	          time use the session: they may depend on what happened there.
 //	Pinned    keeps its session for life: something ran on it that may have
-//	          changed the session's state, or its *pgx.Conn was handed out.
+//	          changed the session's state, or its *pgx.Conn was handed out. For
+//	          advisory locks, until it holds none; for functions that nobody
+//	          knew, until the catalog has come and knows them to be harmless.
 //	Broken    database/sql will drop it.
 //
 // It serves one goroutine at a time, as database/sql promises; only parked and
 // evicted are touched by others.
 type conn struct {
-	c        *Connector
-	lease    *lease // nil: detached
-	pinned   bool
-	closes   bool // its session is not to serve others, but nobody counts on its state
+	c     *Connector
+	lease *lease // nil: detached
+	notes
 	broken   bool
 	tx       *tx
 	prepared map[string]int // how many statements are open, by their text
@@ -34,6 +37,14 @@ type conn struct {
 	raw      bool // its *pgx.Conn is in the user's hands, and the epoch held
 
 	parked, evicted bool // guarded by c.sessions.mu
+}
+
+// notes are what is known of a connection's session that others must not have.
+type notes struct {
+	pinned bool     // the caller may count on its state
+	closes bool     // it is not to serve others, but nobody counts on its state
+	locks  bool     // it may hold advisory locks
+	doubts []string // texts that pin it unless the catalog, which was not at hand, knows better
 }
 
 var (
@@ -77,13 +88,63 @@ func (cn *conn) detach(bad bool) {
 		cn.lease.bad = cn.lease.bad || bad
 		cn.c.sessions.release(cn.lease)
 	}
-	cn.lease, cn.pinned, cn.closes = nil, false, false
+	cn.lease, cn.notes = nil, notes{}
 }
+
+// maxDoubts bounds the statements that are remembered for the catalog.
+const maxDoubts = 8
 
 // begins notes what a statement that is about to run may do to the session.
 func (cn *conn) begins(v *verdict) {
-	cn.pinned = cn.pinned || v.effects&effectPins != 0
+	if v.effects&effectPins != 0 {
+		if v.wants && len(cn.doubts) < maxDoubts {
+			cn.doubts = append(cn.doubts, v.keyed)
+			cn.c.catalogs.wanted()
+		} else {
+			cn.pinned = true
+		}
+	}
 	cn.closes = cn.closes || v.effects&effectCloses != 0
+	cn.locks = cn.locks || v.effects&effectLocks != 0
+}
+
+// refusedByParser reports whether err is PostgreSQL's complaint about the text or
+// the names of a statement (SQLSTATE class 42), with the place in that statement:
+// it comes before anything is executed. A function's own statements give theirs
+// with Where or InternalQuery.
+func refusedByParser(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && strings.HasPrefix(pgErr.Code, "42") &&
+		pgErr.Position > 0 && pgErr.Where == "" && pgErr.InternalQuery == "" && pgErr.InternalPosition == 0
+}
+
+// stays reports whether the session stays with the connection while that lies
+// idle, as far as can be told without asking the server.
+func (cn *conn) stays() bool {
+	doubts := cn.doubts
+	cn.doubts = nil
+	for _, text := range doubts {
+		switch v := cn.c.verdicts.get(text, cn.c.peek()); {
+		case v.effects&effectPins == 0:
+			cn.begins(v)
+		case v.wants:
+			cn.doubts = append(cn.doubts, text)
+		default:
+			cn.pinned = true
+		}
+	}
+	return cn.pinned || cn.locks || len(cn.doubts) > 0
+}
+
+// unlocked asks the server whether the session holds advisory locks, if it may.
+func (cn *conn) unlocked(ctx context.Context) {
+	if !cn.locks || cn.pinned || cn.lease.pgx == nil {
+		return
+	}
+	results, err := cn.lease.pgx.Conn().PgConn().Exec(ctx, "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()").ReadAll()
+	if err == nil && string(results[0].Rows[0][0]) == "0" {
+		cn.locks = false
+	}
 }
 
 // wrote notes that a statement that is not known to be a read has ended, or
@@ -119,7 +180,7 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 		return mode, ReasonTransaction
 	case cn.lease != nil && !cn.c.noSessionLayer:
 		return mode, ReasonSession
-	case v.reason != ReasonNone:
+	case v.reason != ReasonNone && !(v.wants && cn.c.off.Load() != uint32(ReasonNone)):
 		return mode, v.reason
 	case cn.c.off.Load() != uint32(ReasonNone):
 		return mode, Reason(cn.c.off.Load())
@@ -169,6 +230,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if err := cn.attach(ctx); err != nil {
 		return nil, err
 	}
+	before := cn.notes
 	cn.begins(v)
 	cn.showPrepared(ctx, v)
 	rows, err := cn.lease.query(ctx, via, query, args)
@@ -176,6 +238,9 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		rows, err = cn.lease.query(ctx, via, query, args)
 	}
 	cn.ran(err)
+	if refusedByParser(err) && !v.several {
+		cn.notes = before
+	}
 	switch {
 	case !v.writes():
 		return rows, err
@@ -202,12 +267,16 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 		return nil, err
 	}
 	v := cn.c.verdicts.get(query, cn.c.peek())
+	before := cn.notes
 	cn.begins(v)
 	res, err := cn.lease.exec(ctx, via, query, args)
 	if cn.lease.outdated(err) {
 		res, err = cn.lease.exec(ctx, via, query, args)
 	}
 	cn.ran(err)
+	if refusedByParser(err) && !v.several {
+		cn.notes = before
+	}
 	cn.wrote(v)
 	return res, err
 }
@@ -259,15 +328,21 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 	if cn.lease == nil {
 		return nil
 	}
-	if !cn.pinned {
-		cn.detach(false)
+	if !cn.stays() {
+		cn.detach(cn.closes)
 		return nil
 	}
 	if !cn.c.sessions.unpark(cn) {
 		cn.broken = true
 		return driver.ErrBadConn
 	}
-	return cn.lease.ResetSession(ctx)
+	if err := cn.lease.ResetSession(ctx); err != nil {
+		return err
+	}
+	if cn.unlocked(ctx); !cn.stays() {
+		cn.detach(cn.closes)
+	}
+	return nil
 }
 
 // IsValid implements driver.Validator: database/sql puts the connection back.
@@ -284,7 +359,7 @@ func (cn *conn) IsValid() bool {
 		return false
 	case cn.lease == nil:
 		return true
-	case !cn.pinned:
+	case !cn.stays():
 		cn.detach(cn.closes)
 		return true
 	case cn.c.source.pooled, !cn.lease.IsValid(), !cn.c.sessions.park(cn):

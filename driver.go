@@ -220,6 +220,7 @@ type Connector struct {
 	noSessionLayer bool // for a test that must fail without it
 
 	source source
+	follow *primary // where there are several hosts
 
 	virtual atomic.Int64 // how many connections database/sql has
 
@@ -360,8 +361,12 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
 		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
 	}
-	if len(hosts(&pc.Config)) > 1 && !primaryOnly(&pc.Config) {
-		c.turnOff(ReasonSeveralHosts)
+	if len(hosts(&pc.Config)) > 1 {
+		if primaryOnly(&pc.Config) {
+			c.follow = &c.db.primary
+		} else {
+			c.turnOff(ReasonSeveralHosts)
+		}
 	}
 	if src.hooks && cfg.PartitionKey == nil {
 		c.turnOff(ReasonHooks)
@@ -408,24 +413,23 @@ func (c *Connector) Connect(context.Context) (driver.Conn, error) {
 // connects anew, with the hooks for that.
 func (c *Connector) leave() {
 	if c.virtual.Add(-1) == 0 && !c.closed.Load() {
-		for _, p := range []*pool{c.flights, c.sessions.db} {
-			p.SetMaxIdleConns(-1)
-			p.SetMaxIdleConns(c.cfg.MaxIdle)
-		}
+		c.flights.closeIdle()
+		c.sessions.db.closeIdle()
 	}
 }
 
 func (c *Connector) openPools() {
 	open := func(inner driver.Connector, flights bool, limit int) *pool {
-		db := sql.OpenDB(sessionConnector{inner, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey})
+		db := sql.OpenDB(sessionConnector{inner, c.follow, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey})
 		db.SetMaxOpenConns(limit)
 		db.SetMaxIdleConns(c.cfg.MaxIdle)
 		db.SetConnMaxIdleTime(max(c.cfg.MaxIdleTime, 0))
 		db.SetConnMaxLifetime(c.cfg.MaxLifetime)
-		return &pool{db, c.cfg.PartitionKey}
+		return &pool{DB: db, partition: c.cfg.PartitionKey, maxIdle: c.cfg.MaxIdle}
 	}
 	c.flights = open(c.source.flights, true, c.cfg.FlightConns)
 	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns), cap: c.cfg.SessionConns}
+	c.flights.other, c.sessions.db.other = c.sessions.db, c.flights
 	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff}
 	c.opened.Store(true)
 }

@@ -90,9 +90,6 @@ type poolExecutor struct {
 
 func (e *poolExecutor) counts() (retries, refused uint64) { return e.retries.Load(), e.refused.Load() }
 
-// maxPings bounds how many dead pooled sessions a retry walks past.
-const maxPings = 64
-
 func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error) {
 	res, err := e.fly(ctx, r, dispatch, takeCancel)
 	if why, ok := err.(bypassError); ok && Reason(why) != ReasonRefused {
@@ -107,9 +104,19 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		return nil, err
 	}
 	for again := false; ; again = true {
-		if !dispatch() {
+		for {
+			if !dispatch() {
+				l.release()
+				return nil, flight.ErrAbandoned
+			}
+			if !l.old() { // as of now: no write before this moment went to another primary
+				break
+			}
+			l.bad = true
 			l.release()
-			return nil, flight.ErrAbandoned
+			if l, err = e.db.borrow(ctx); err != nil {
+				return nil, err
+			}
 		}
 		res, err := e.attempt(ctx, l.session, r)
 		if res != nil && res.live != nil {
@@ -133,7 +140,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		}
 		_, passed := failure.(bypassError)
 		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure) || stalePlan(failure))
-		l.cancelled = ctx.Err() != nil
+		l.cancelled = ctx.Err() != nil && !l.delivers()
 		l.release()
 		if !retry && !stopped {
 			if failure == nil && !r.v.flown.Load() {
@@ -152,7 +159,10 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		// It was a read and nobody has seen a row: run it once more, on a
 		// connection that answers.
 		e.retries.Add(1)
-		if l, err = e.borrowAlive(ctx); err != nil {
+		if l, err = e.db.borrowAlive(ctx); err != nil {
+			if lost && ctx.Err() == nil && failure != driver.ErrBadConn {
+				return nil, failure // how it began says more than that nobody answers
+			}
 			return nil, err
 		}
 	}
@@ -193,26 +203,6 @@ func (e *poolExecutor) attempt(ctx context.Context, s *session, r *read) (*resul
 		return nil, err
 	}
 	return buffer(rows, e.budget, e.maxResult), nil
-}
-
-// borrowAlive takes a session that has just answered: the pool may hold others
-// that died of the same cause.
-func (e *poolExecutor) borrowAlive(ctx context.Context) (*lease, error) {
-	for range maxPings {
-		l, err := e.db.borrow(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if err = l.ping(ctx); err == nil {
-			return l, nil
-		}
-		l.bad = true
-		l.release()
-		if ctx.Err() != nil {
-			return nil, err
-		}
-	}
-	return nil, driver.ErrBadConn
 }
 
 // fly gives the caller a share of the flight of its read: the one under way if

@@ -68,6 +68,9 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 	if s.pgx != nil && !s.scannable() {
 		return bypassError(ReasonSettings)
 	}
+	if s.follow != nil && s.timeline() == (timeline{}) {
+		return bypassError(ReasonSeveralHosts)
+	}
 	if s.pgx == nil || guard == GuardOff || guard == GuardTransaction {
 		s.guard = guard
 		return nil
@@ -153,8 +156,7 @@ func (s *session) guardedWire(ctx context.Context, r *read) (*wireRows, error) {
 	if s.guard != GuardTransaction {
 		return s.queryWire(ctx, r)
 	}
-	conn := s.pgx.Conn()
-	mode := conn.Config().DefaultQueryExecMode
+	mode := s.config().DefaultQueryExecMode
 	if mode == pgx.QueryExecModeSimpleProtocol && r.via == viaQuery || len(r.args) > 0 && isOption(r.args[0].Value) {
 		return s.queryInTx(ctx, r)
 	}
@@ -214,7 +216,8 @@ func (s *session) beginReadOnly(ctx context.Context) (end func(error), err error
 func (s *session) queryInPipeline(ctx context.Context, sd *pgconn.StatementDescription, r *read) (_ *wireRows, err error) {
 	conn := s.pgx.Conn()
 	args := stdlibArgs(r.args)
-	if tracer := conn.Config().Tracer; tracer != nil {
+	tracer := s.config().Tracer
+	if tracer != nil {
 		// What pgx does for a query of its own.
 		ctx = tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: r.query, Args: args})
 		defer func() {
@@ -260,7 +263,7 @@ func (s *session) queryInPipeline(ctx context.Context, sd *pgconn.StatementDescr
 	}
 	rows.done = func(err error) {
 		p.end(err)
-		if tracer := conn.Config().Tracer; tracer != nil {
+		if tracer != nil {
 			tracer.TraceQueryEnd(ctx, conn, pgx.TraceQueryEndData{CommandTag: source.tag, Err: err})
 		}
 	}

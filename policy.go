@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -270,6 +271,7 @@ type verdict struct {
 	effects effect
 	keyed   string // the text as it stands in flight keys
 	wants   bool   // judged without a catalog, which may say something else
+	several bool   // there is more than one statement in it
 
 	// Under GuardTransaction: the types of parameters and columns, or nil.
 	description atomic.Pointer[pgconn.StatementDescription]
@@ -312,27 +314,36 @@ const (
 	// effectMaybeDDL: likewise, but seldom: DO, CALL. The catalog is loaded
 	// again in the background.
 	effectMaybeDDL
+	// effectLocks: the session may hold advisory locks, which the server can be
+	// asked for. Until it holds none, its connection keeps it.
+	effectLocks
 )
 
 // effects says what a text that was judged as j may do, if it is not known to
-// leave the session as it was.
-func (r rules) effects(sql string, j judge.Verdict, set *catalog.Set) (e effect) {
+// leave the session as it was, and whether it is several statements.
+func (r rules) effects(sql string, j judge.Verdict, set *catalog.Set) (e effect, several bool) {
 	if j.Class != sqlscan.Other {
-		return 0
+		return 0, false
 	}
+	n := 0
 	ok := sqlscan.Commands(sql, func(c sqlscan.Command) bool {
+		n++
 		e |= commandEffects(c, func() effect {
 			if len(c.Text) != len(sql) {
 				j = judge.Judge(c.Text, set, r.options())
 			}
-			return queryEffects(c.Text, j)
+			e := queryEffects(c.Text, j)
+			if e == effectPins && r.onlyLocks(c.Text, j, set) {
+				e = effectLocks
+			}
+			return e
 		})
 		return true
 	})
 	if !ok {
 		e |= effectPins | effectMaybeDDL
 	}
-	return e
+	return e, n != 1
 }
 
 // queryEffects is for statements that are judged: queries, INSERT and so on.
@@ -346,6 +357,43 @@ func queryEffects(sql string, j judge.Verdict) effect {
 		return 0 // names are taken at their word
 	}
 	return effectPins
+}
+
+// onlyLocks reports whether all that a query, judged as j, may do to its session is
+// to take and release advisory locks: with functions in their place that release
+// theirs by themselves, it would do nothing.
+func (r rules) onlyLocks(sql string, j judge.Verdict, set *catalog.Set) bool {
+	if !sessionLock(j.Name) {
+		return false
+	}
+	var at []int
+	sqlscan.Names(sql, func(n sqlscan.Name) bool {
+		if n.Kind == sqlscan.FunctionName && sessionLock(n.Name) && strings.HasPrefix(sql[n.Pos:], n.Name) {
+			at = append(at, n.Pos)
+		}
+		return true
+	})
+	slices.Sort(at)
+	var b strings.Builder
+	end := 0
+	for _, pos := range at {
+		b.WriteString(sql[end:pos])
+		b.WriteString("pg_advisory_xact_lock")
+		end = pos + strings.IndexByte(sql[pos:]+"(", '(')
+	}
+	b.WriteString(sql[end:])
+	return judge.Judge(b.String(), set, r.options()).Class != sqlscan.Other
+}
+
+// sessionLock reports whether a built-in takes or releases advisory locks of the
+// session.
+func sessionLock(name string) bool {
+	switch name {
+	case "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared",
+		"pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all":
+		return true
+	}
+	return false
 }
 
 // commandEffects judges one statement by its first words; query judges those
@@ -406,7 +454,7 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 	}
 	j := judge.Judge(sql, set, r.options())
 	v := &verdict{judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
-	v.effects = r.effects(sql, j, set)
+	v.effects, v.several = r.effects(sql, j, set)
 	if r.ignoreComments && v.reason == ReasonNone {
 		v.keyed = string(sqlscan.StripComments(nil, sql))
 	}

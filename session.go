@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -23,12 +24,14 @@ import (
 // whose Close does not wait for connections that are out. (pgxpool's and
 // puddle's do: a deadlock when db.Close runs during a transaction.)
 type session struct {
-	dc     driver.Conn
-	pgx    *stdlib.Conn // dc if it is pgx's, else nil
-	stmts  stmtCache
-	bad    bool  // must not serve anybody any more
-	pooled bool  // the inner connection goes back to somebody else's pool
-	guard  Guard // of a flight session, as it turned out when it was opened
+	dc        driver.Conn
+	pgx       *stdlib.Conn // dc if it is pgx's, else nil
+	stmts     stmtCache
+	pgxConfig *pgx.ConnConfig // see config
+	follow    *primary        // where there are several hosts, else nil
+	bad       bool            // must not serve anybody any more
+	pooled    bool            // the inner connection goes back to somebody else's pool
+	guard     Guard           // of a flight session, as it turned out when it was opened
 
 	fresh     bool   // has not been reset since it was opened
 	partition string // of the context it was opened with
@@ -42,19 +45,41 @@ type session struct {
 // sessionConnector opens sessions over the inner connector.
 type sessionConnector struct {
 	inner     driver.Connector
-	flights   bool // the sessions are for flights, and get a guard
-	pooled    bool // the inner connections go back to somebody else's pool
+	follow    *primary // or nil
+	flights   bool     // the sessions are for flights, and get a guard
+	pooled    bool     // the inner connections go back to somebody else's pool
 	guard     Guard
 	partition func(context.Context) string
 }
 
 func (sc sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	for range maxPings {
+		s, err := sc.connect(ctx)
+		if err == errOldPrimary && sc.pooled {
+			continue // the pool may have others
+		}
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+	return nil, errOldPrimary
+}
+
+func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	dc, err := sc.inner.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{dc: dc, pooled: sc.pooled, fresh: true, partition: partitionOf(ctx, sc.partition)}
+	s := &session{dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, partition: partitionOf(ctx, sc.partition)}
 	s.pgx, _ = dc.(*stdlib.Conn)
+	if s.follow != nil {
+		if err := s.follow.follow(ctx, s.pgx.Conn().PgConn()); err != nil {
+			s.bad = true
+			_ = s.Close()
+			return nil, err
+		}
+	}
 	if sc.flights {
 		if err := s.arm(ctx, sc.guard); err != nil {
 			_ = dc.Close()
@@ -82,7 +107,7 @@ var (
 // ResetSession implements driver.SessionResetter for the nested sql.DB: it is
 // called before the session is used again.
 func (s *session) ResetSession(ctx context.Context) error {
-	if s.bad {
+	if s.bad || s.old() {
 		return driver.ErrBadConn
 	}
 	s.fresh = false
@@ -102,6 +127,15 @@ func (s *session) IsValid() bool {
 		return v.IsValid()
 	}
 	return true
+}
+
+// config returns the config of a pgx connection, which must not be changed. pgx
+// makes a copy each time it is asked.
+func (s *session) config() *pgx.ConnConfig {
+	if s.pgxConfig == nil {
+		s.pgxConfig = s.pgx.Conn().Config()
+	}
+	return s.pgxConfig
 }
 
 // dead reports whether the connection is known to be closed.
@@ -457,6 +491,8 @@ type lease struct {
 type pool struct {
 	*sql.DB
 	partition func(context.Context) string
+	maxIdle   int
+	other     *pool // of the same connector
 }
 
 // borrow takes a session from the pool, or opens one.
@@ -484,8 +520,44 @@ func (p *pool) borrow(ctx context.Context) (*lease, error) {
 	return nil, driver.ErrBadConn
 }
 
+// maxPings bounds how many dead pooled sessions are walked past.
+const maxPings = 64
+
+// borrowAlive takes a session that has just answered: where one was lost, the pool
+// may hold others that died of the same cause.
+func (p *pool) borrowAlive(ctx context.Context) (*lease, error) {
+	for range maxPings {
+		l, err := p.borrow(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err = l.ping(ctx); err == nil {
+			return l, nil
+		}
+		l.bad = true
+		l.release()
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return nil, driver.ErrBadConn
+}
+
 func (p *pool) take(ctx context.Context) (*lease, error) {
 	sc, err := p.Conn(ctx)
+	if tooMany(err) && p.other.closeIdle() {
+		// The backends of those closed take their time to end.
+		for range 50 {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, err
+			}
+			if sc, err = p.Conn(ctx); !tooMany(err) {
+				break
+			}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -502,6 +574,23 @@ func (p *pool) take(ctx context.Context) (*lease, error) {
 	return l, nil
 }
 
+// closeIdle closes what lies idle. It reports false if nothing does.
+func (p *pool) closeIdle() bool {
+	if p.Stats().Idle == 0 {
+		return false
+	}
+	p.SetMaxIdleConns(-1)
+	p.SetMaxIdleConns(p.maxIdle)
+	return true
+}
+
+// tooMany reports whether the server, or its role or database, takes no further
+// connection.
+func tooMany(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "53300" // too_many_connections
+}
+
 // release gives the session back; a bad one is closed.
 func (l *lease) release() { _ = l.sc.Close() }
 
@@ -515,6 +604,12 @@ func (s *session) connectionLost(err error) bool {
 		return s.dead() || errors.Is(err, driver.ErrBadConn)
 	}
 	return errors.Is(err, driver.ErrBadConn)
+}
+
+// delivers reports whether a cancel request has always arrived before the next
+// query leaves, see canceller.
+func (s *session) delivers() bool {
+	return s.pgx != nil && sameFunc(s.config().BuildContextWatcherHandler, cancelRequest)
 }
 
 // strayCancel reports whether err is a cancellation that nobody on this query

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
@@ -33,9 +34,13 @@ func fromConfig(pc *pgx.ConnConfig, cfg *Config) (source, error) {
 		return source{}, err
 	}
 	hooks := cfg.hooks()
+	to := pc.Copy()
+	if len(hosts(&pc.Config)) > 1 && primaryOnly(&pc.Config) {
+		databaseOf(databaseName(&pc.Config)).passOld(to)
+	}
 	return source{
-		flights:  stdlib.GetConnector(*cancelling(pc), hooks...),
-		sessions: stdlib.GetConnector(*pc, hooks...),
+		flights:  stdlib.GetConnector(*cancelling(to), hooks...),
+		sessions: stdlib.GetConnector(*to, hooks...),
 		config:   pc,
 		hooks:    cfg.BeforeConnect != nil || cfg.ResetSession != nil,
 	}, nil
@@ -174,10 +179,10 @@ func parsed(pc *pgx.ConnConfig) bool {
 }
 
 // databaseName identifies a database by its hosts, ports and name as the DSN
-// has them.
+// has them, in any order.
 func databaseName(pc *pgconn.Config) string {
 	var b strings.Builder
-	for _, h := range hosts(pc) {
+	for _, h := range slices.Sorted(slices.Values(hosts(pc))) {
 		b.WriteString(h)
 		b.WriteByte(',')
 	}
@@ -189,6 +194,9 @@ func databaseName(pc *pgconn.Config) string {
 func hosts(pc *pgconn.Config) []string {
 	var hs []string
 	add := func(host string, port uint16) {
+		if filepath.IsAbs(host) {
+			host = filepath.Clean(host) // a socket's directory
+		}
 		h := net.JoinHostPort(host, strconv.Itoa(int(port)))
 		if !slices.Contains(hs, h) {
 			hs = append(hs, h)

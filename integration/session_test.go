@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -160,3 +161,100 @@ CREATE TRIGGER switch BEFORE INSERT ON switcher FOR EACH ROW EXECUTE FUNCTION sw
 CREATE FUNCTION mk_temp() RETURNS int LANGUAGE plpgsql AS
 	$$ BEGIN CREATE TEMP TABLE pathed AS SELECT 'temp' AS v; RETURN 1; END $$;
 `
+
+// TestSessionComesBack runs what may change a session but has not, in ways that
+// applications do. The connection must share reads again afterwards: database/sql
+// hands out the one that was used last.
+func TestSessionComesBack(t *testing.T) {
+	forEachServer(t, func(t *testing.T, dsn string) {
+		setUp(t, dsn)
+		setup := connect(t, dsn)
+		if _, err := setup.Exec(t.Context(), `
+			CREATE FUNCTION stable_f(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
+			CREATE FUNCTION volatile_f(int) RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('app.x', 'y', false); RETURN $1; END$$`); err != nil {
+			t.Fatal(err)
+		}
+		onConn := func(ctx context.Context, db *sql.DB, queries ...string) error {
+			c, err := db.Conn(ctx)
+			if err != nil {
+				return err
+			}
+			for _, query := range queries {
+				if _, err = c.ExecContext(ctx, query); err != nil {
+					break
+				}
+			}
+			return errors.Join(err, c.Close())
+		}
+		for _, tc := range []struct {
+			name  string
+			run   func(ctx context.Context, db *sql.DB) error
+			stays bool   // the connection keeps its session
+			state string // the error's SQLSTATE
+		}{
+			{"StableFunctionInExec", func(ctx context.Context, db *sql.DB) error {
+				_, err := db.ExecContext(ctx, "INSERT INTO counters SELECT stable_f(1), 0")
+				return err
+			}, false, ""},
+			{"StableFunctionInTx", func(ctx context.Context, db *sql.DB) error {
+				tx, err := db.BeginTx(ctx, nil)
+				if err != nil {
+					return err
+				}
+				var n int
+				return errors.Join(tx.QueryRowContext(ctx, "SELECT stable_f(1)").Scan(&n), tx.Commit())
+			}, false, ""},
+			{"VolatileFunctionInExec", func(ctx context.Context, db *sql.DB) error {
+				_, err := db.ExecContext(ctx, "INSERT INTO counters SELECT volatile_f(2), 0")
+				return err
+			}, true, ""},
+			{"LockedAndUnlocked", func(ctx context.Context, db *sql.DB) error {
+				return onConn(ctx, db, "SELECT pg_advisory_lock(1)", "SELECT pg_try_advisory_lock(2, 3)", "SELECT pg_advisory_unlock(1)", "SELECT pg_advisory_unlock(2, 3)")
+			}, false, ""},
+			{"Locked", func(ctx context.Context, db *sql.DB) error {
+				return onConn(ctx, db, "SELECT pg_advisory_lock(1)")
+			}, true, ""},
+			{"LockedAndSet", func(ctx context.Context, db *sql.DB) error {
+				return onConn(ctx, db, "SELECT pg_advisory_lock(1), set_config('app.x', 'y', false)", "SELECT pg_advisory_unlock_all()")
+			}, true, ""},
+			{"NoSuchFunction", func(ctx context.Context, db *sql.DB) error {
+				var n int
+				return db.QueryRowContext(ctx, "SELECT no_such_function(1)").Scan(&n)
+			}, false, "42883"},
+			{"SyntaxError", func(ctx context.Context, db *sql.DB) error { return onConn(ctx, db, "SET SET") }, false, "42601"},
+			{"ErrorInFunction", func(ctx context.Context, db *sql.DB) error {
+				return onConn(ctx, db, "DO $$BEGIN PERFORM set_config('app.x', 'y', false); PERFORM no_such_function(1); END$$")
+			}, true, "42883"},
+			{"ErrorBehindSet", func(ctx context.Context, db *sql.DB) error {
+				c, err := db.Conn(ctx)
+				if err != nil {
+					return err
+				}
+				_, err = c.ExecContext(ctx, "SET app.x = 'y'; COMMIT; SELECT no_such_function(1)", pgx.QueryExecModeSimpleProtocol)
+				return errors.Join(err, c.Close())
+			}, true, "42883"},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
+				db := open(t, "flightpg", dsn)
+				if err := tc.run(t.Context(), db); code(err) != tc.state || (err == nil) != (tc.state == "") {
+					t.Fatalf("%v; want SQLSTATE %q", err, tc.state)
+				}
+				if err := flightpg.RefreshCatalog(t.Context(), db); err != nil {
+					t.Fatal(err)
+				}
+				before := flightpg.ReadStats(db)
+				for range 10 {
+					var name string
+					if err := db.QueryRowContext(t.Context(), "SELECT name FROM items WHERE id = 1").Scan(&name); err != nil {
+						t.Fatal(err)
+					}
+				}
+				after := flightpg.ReadStats(db)
+				flights, bypasses := after.Flights-before.Flights, after.Bypasses[flightpg.ReasonSession]-before.Bypasses[flightpg.ReasonSession]
+				if want := uint64(10); tc.stays && (bypasses != want || flights != 0) || !tc.stays && (flights != want || bypasses != 0) {
+					t.Errorf("%d flights, %d reads on the session; want it to stay: %v", flights, bypasses, tc.stays)
+				}
+			})
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -77,8 +78,18 @@ func startCluster(ctx context.Context, bin string, o *options) (_ instance, err 
 			err = errors.Join(err, c.stop())
 		}
 	}()
-	if err := c.initdb(ctx); err != nil {
+	if o.standbyOf != nil {
+		err = c.copyOf(ctx, o.standbyOf)
+	} else {
+		err = c.initdb(ctx)
+	}
+	if err != nil {
 		return nil, err
+	}
+	for _, f := range o.files {
+		if err := c.write(f); err != nil {
+			return nil, err
+		}
 	}
 	// The port is free when it is chosen; that it still is when the server
 	// takes it is likely, not certain.
@@ -189,15 +200,75 @@ func (c *cluster) command(program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// write puts a file into the data directory.
+func (c *cluster) write(f file) error {
+	path := filepath.Join(c.dir, dataDir, f.name)
+	return errors.Join(os.WriteFile(path, []byte(f.content), 0o600), c.take(path))
+}
+
+// take makes what is at path the server's own, whom PostgreSQL wants to be the only
+// one who gets there.
+func (c *cluster) take(path string) error {
+	return filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		mode := fs.FileMode(0o600)
+		if d.IsDir() {
+			mode = 0o700
+		}
+		if err := os.Chmod(path, mode); err != nil || c.cred == nil {
+			return err
+		}
+		return os.Chown(path, int(c.cred.Uid), int(c.cred.Gid))
+	})
+}
+
+// copyOf makes a standby's data: a copy of the primary's files while that is down,
+// for not all builds of PostgreSQL have pg_basebackup.
+func (c *cluster) copyOf(ctx context.Context, primary *Server) error {
+	p, ok := primary.inst.(*cluster)
+	if !ok {
+		return (&options{standbyOf: primary}).programsOnly("this primary")
+	}
+	if err := p.copyTo(ctx, filepath.Join(c.dir, dataDir)); err != nil {
+		return fmt.Errorf("copy of the primary: %w", err)
+	}
+	if err := c.take(filepath.Join(c.dir, dataDir)); err != nil {
+		return err
+	}
+	conf, err := os.ReadFile(filepath.Join(c.dir, dataDir, "postgresql.conf"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		// It includes the primary's settings, and is to include ours.
+		c.write(file{"postgresql.conf", strings.ReplaceAll(string(conf), p.dir, c.dir)}),
+		c.write(file{"postgresql.auto.conf", fmt.Sprintf("primary_conninfo = 'host=127.0.0.1 port=%d user=postgres sslmode=disable'\n", p.port)}),
+		c.write(file{"standby.signal", ""}),
+	)
+}
+
+// copyTo copies the data directory. The server is down meanwhile.
+func (c *cluster) copyTo(ctx context.Context, dir string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.postmaster == nil {
+		return errors.New("the server is down")
+	}
+	if err := c.endLocked(ctx, syscall.SIGINT); err != nil {
+		return err
+	}
+	return errors.Join(os.CopyFS(dir, os.DirFS(filepath.Join(c.dir, dataDir))), c.startLocked(ctx))
+}
+
 func (c *cluster) initdb(ctx context.Context) error {
 	data := filepath.Join(c.dir, dataDir)
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return err
 	}
-	if c.cred != nil {
-		if err := os.Chown(data, int(c.cred.Uid), int(c.cred.Gid)); err != nil {
-			return err
-		}
+	if err := c.take(data); err != nil {
+		return err
 	}
 	var out bytes.Buffer
 	cmd := c.command("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")

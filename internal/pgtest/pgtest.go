@@ -61,13 +61,27 @@ const startTimeout = 3 * time.Minute
 type Option func(*options)
 
 type options struct {
-	settings []setting
-	preload  []string
-	binDir   string
-	docker   bool
+	settings  []setting
+	preload   []string
+	files     []file
+	standbyOf *Server
+	binDir    string
+	docker    bool
 }
 
-type setting struct{ name, value string }
+// programsOnly returns the error of options that only a server from PostgreSQL's
+// programs on this machine can follow.
+func (o *options) programsOnly(other string) error {
+	if o.standbyOf == nil && len(o.files) == 0 {
+		return nil
+	}
+	return fmt.Errorf("WithFile and WithStandbyOf are %w by %s: they need PostgreSQL's programs on this machine", errors.ErrUnsupported, other)
+}
+
+type (
+	setting struct{ name, value string }
+	file    struct{ name, content string }
+)
 
 // WithSetting sets a line of postgresql.conf. The value is taken literally and
 // needs no quotes; the last one of a name wins.
@@ -83,6 +97,29 @@ func WithSetting(name, value string) Option {
 // [Server.HasExtension] which those are. It does nothing with FLIGHTPG_TEST_DSN.
 func WithPreload(extensions ...string) Option {
 	return func(o *options) { o.preload = append(o.preload, extensions...) }
+}
+
+// WithFile writes a file into the data directory before the server starts, in
+// place of what initdb made: pg_hba.conf, or a certificate. It belongs to the
+// server's user, and nobody else can read it. Whatever pg_hba.conf says must let
+// user postgres in from loopback without a password: Database needs it.
+//
+// The error of Start matches [errors.ErrUnsupported] unless the server runs from
+// PostgreSQL's programs on this machine.
+func WithFile(name, content string) Option {
+	return func(o *options) { o.files = append(o.files, file{name, content}) }
+}
+
+// WithStandbyOf makes the server a hot standby: it starts with a copy of the
+// primary's data and follows it (asynchronously) until it is told
+//
+//	SELECT pg_promote()
+//
+// The primary is restarted for the copy, which ends its sessions. Both must be
+// of one version, and run from PostgreSQL's programs on this machine; else the
+// error of Start matches [errors.ErrUnsupported].
+func WithStandbyOf(primary *Server) Option {
+	return func(o *options) { o.standbyOf = primary }
 }
 
 // WithBinDir uses the programs in dir, whatever the environment says: for tests
@@ -143,7 +180,9 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	var err error
 	if dsn := os.Getenv(EnvDSN); dsn != "" && o.binDir == "" && !o.docker {
 		s.owned = false
-		s.inst, err = openExternal(dsn)
+		if err = o.programsOnly("the server of " + EnvDSN); err == nil {
+			s.inst, err = openExternal(dsn)
+		}
 	} else {
 		s.inst, err = startOwn(ctx, &s.opts)
 	}
@@ -177,6 +216,9 @@ func startOwn(ctx context.Context, o *options) (instance, error) {
 		if dir != "" {
 			return startCluster(ctx, dir, o)
 		}
+	}
+	if err := o.programsOnly("a container"); err != nil {
+		return nil, err
 	}
 	docker, err := findDocker(ctx)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -115,6 +116,77 @@ func TestServer(t *testing.T) {
 			t.Error("the session in the dropped database lives on")
 		}
 	})
+}
+
+func TestWithFile(t *testing.T) {
+	ownServer(t)
+	s := New(t, WithFile("pg_hba.conf", "host all postgres 127.0.0.1/32 trust\n"), WithFile("extra.conf", "work_mem = '1234kB'\n"),
+		WithSetting("include_if_exists", "data/extra.conf"))
+	if got := queryString(t, s.DSN(), "show work_mem"); got != "1234kB" {
+		t.Errorf("work_mem = %s; want what the file says, 1234kB", got)
+	}
+	if _, err := query(t.Context(), s.SocketDSN(), "select 'in'"); err == nil || !strings.Contains(err.Error(), "no pg_hba.conf entry") {
+		t.Errorf("over the socket: %v; want to be refused", err)
+	}
+	queryString(t, s.Database(t), "select 'in'")
+}
+
+func TestWithStandbyOf(t *testing.T) {
+	ownServer(t)
+	primary := New(t)
+	const recovery = "select pg_is_in_recovery()::text"
+	before := primary.DSN()
+	standby := New(t, WithStandbyOf(primary))
+	if primary.DSN() != before {
+		t.Errorf("the primary moved from %s to %s", before, primary.DSN())
+	}
+	for dsn, want := range map[string]string{primary.DSN(): "false", standby.DSN(): "true"} {
+		if got := queryString(t, dsn, recovery); got != want {
+			t.Errorf("%s: in recovery = %s; want %s", dsn, got, want)
+		}
+	}
+	name := queryString(t, primary.Database(t), "select current_database()") // the standby must hear of it
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(pollInterval) {
+		if queryString(t, standby.DSN(), "select count(*)::text from pg_database where datname = '"+name+"'") == "1" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the standby does not follow:\n%s", standby.Log())
+		}
+	}
+	if got := queryString(t, standby.DSN(), "select pg_promote()::text"); got != "true" {
+		t.Errorf("pg_promote = %s; want true", got)
+	}
+	if got := queryString(t, standby.DSN(), recovery); got != "false" {
+		t.Errorf("promoted: in recovery = %s; want false", got)
+	}
+	if err := primary.Crash(t.Context(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), WithStandbyOf(primary)); err == nil || !strings.Contains(err.Error(), "down") {
+		t.Errorf("Start as the standby of a dead server = %v; want an error that says so", err)
+	}
+}
+
+// Options that only PostgreSQL's programs can follow say so elsewhere.
+func TestProgramsOnly(t *testing.T) {
+	ownServer(t)
+	other := New(t)
+	t.Setenv(EnvDSN, other.DSN())
+	for name, opt := range map[string]Option{"WithFile": WithFile("x", ""), "WithStandbyOf": WithStandbyOf(other)} {
+		if _, err := Start(t.Context(), opt); !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), name) {
+			t.Errorf("Start with %s on the server of %s = %v; want %v that names it", name, EnvDSN, err, errors.ErrUnsupported)
+		}
+	}
+	external, err := Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer external.Stop()
+	t.Setenv(EnvDSN, "")
+	if _, err := Start(t.Context(), WithStandbyOf(external)); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("Start as the standby of another's server = %v; want %v", err, errors.ErrUnsupported)
+	}
 }
 
 func TestServer_Stop(t *testing.T) {

@@ -169,6 +169,8 @@ func TestNames(t *testing.T) {
 		{`SELECT 1::app.Dpos, dpos '1', CAST($1 AS "D")`, `type:app.dpos type:dpos type:D`},
 		{`SELECT 1 FROM a JOIN user JOIN u ON b, current_date JOIN v ON true`,
 			`relation:a function:pg_catalog.user relation:u other:b function:pg_catalog.current_date relation:v`},
+		{`SELECT 1 FROM CAST(1 AS int) JOIN u ON true, COLLATION FOR ('a') JOIN v ON true`, `relation:u relation:v`},
+		{`SELECT 1 table FROM u`, `relation:u`},
 		{`SELECT 1 FROM XMLTABLE(columns PASSING f() COLUMNS a dpos)`, `other:columns other:passing function:f other:columns other:a type:dpos function:pg_catalog.xmltable`},
 		{`SELECT (t).rowfn, t.rowfn FROM t`, `attribute:?.rowfn attribute:t.rowfn relation:t`},
 		{`SELECT 1 === ALL (SELECT 2), 3 != 4, 5 OPERATOR(app.@@@) 6`, `operator:=== operator:<> operator:app.@@@`},

@@ -192,15 +192,14 @@ func (s *scanner) visitFunction(f *frame) {
 
 // visitItem visits a reserved word where a FROM item begins as the function it
 // is, unless a query or a relation follows: FROM CAST (1 AS int) AS x.
-func (s *scanner) visitItem() bool {
+func (s *scanner) visitItem() {
 	switch s.cur.kw {
 	case kwSelect, kwWith, kwTable, kwOnly, kwLateral:
-		return false
+		return
 	}
 	if s.visit != nil {
 		s.report(Name{Kind: FunctionName, Schema: "pg_catalog", Name: s.cur.kw.String(), Pos: s.cur.pos, Args: -1, Item: true})
 	}
-	return true
 }
 
 func (s *scanner) visitOperator(schema, op string, pos int) {

@@ -85,7 +85,10 @@ func (s *scanner) link(item bool) {
 		switch {
 		case s.cur.kw == kwOnly, s.cur.kw == kwLateral:
 		case keywordList[s.cur.kw].category == reserved, s.cur.kw == kwCollation: // no relation
-			f.item = !s.visitItem()
+			s.visitItem()
+			// A function ends the item: FROM current_user JOIN t. The other reserved
+			// words do not begin one.
+			f.item = !endsOperand[s.cur.kw] && s.cur.kw != kwCast && s.cur.kw != kwCollation
 		case s.cur.kw == kwRows && s.next.kw == kwFrom:
 			f.item = false
 		default:
