@@ -27,8 +27,9 @@ import (
 // It serves one goroutine at a time, as database/sql promises; only parked and
 // evicted are touched by others.
 type conn struct {
-	c     *Connector
-	lease *lease // nil: detached
+	c       *Connector
+	lease   *lease // nil: detached
+	carried bool   // the session is from an earlier use of the connection, and nothing has run on it in this one
 	notes
 	broken   bool
 	tx       *tx
@@ -44,6 +45,7 @@ type notes struct {
 	pinned bool     // the caller may count on its state
 	closes bool     // it is not to serve others, but nobody counts on its state
 	locks  bool     // it may hold advisory locks
+	inTx   bool     // a transaction that was begun by text may be open
 	doubts []string // texts that pin it unless the catalog, which was not at hand, knows better
 }
 
@@ -64,6 +66,7 @@ func (cn *conn) attach(ctx context.Context) error {
 	if cn.broken {
 		return driver.ErrBadConn
 	}
+	cn.carried = false
 	if cn.lease != nil {
 		return nil
 	}
@@ -106,6 +109,7 @@ func (cn *conn) begins(v *verdict) {
 	}
 	cn.closes = cn.closes || v.effects&effectCloses != 0
 	cn.locks = cn.locks || v.effects&effectLocks != 0
+	cn.inTx = cn.inTx || v.effects&effectTx != 0
 }
 
 // refusedByParser reports whether err is PostgreSQL's complaint about the text or
@@ -121,6 +125,12 @@ func refusedByParser(err error) bool {
 // stays reports whether the session stays with the connection while that lies
 // idle, as far as can be told without asking the server.
 func (cn *conn) stays() bool {
+	if cn.inTx && cn.lease != nil {
+		// With an open one pgx drops a connection before it is used again.
+		cn.inTx = false
+		cn.pinned = cn.pinned || cn.lease.pgx == nil
+		cn.closes = cn.closes || !cn.lease.idle()
+	}
 	doubts := cn.doubts
 	cn.doubts = nil
 	for _, text := range doubts {
@@ -203,6 +213,13 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		text, values = positional(query, args)
 	}
 	v := cn.c.verdicts.get(text, cn.c.peek())
+	if cn.carried && len(cn.doubts) > 0 && (v.reason == ReasonNone || v.wants) {
+		// What the connection did last may be harmless, by the catalog that this
+		// read would wait for elsewhere.
+		if cn.c.catalog(ctx); !cn.stays() {
+			cn.detach(cn.closes)
+		}
+	}
 	mode, why := cn.bypass(ctx, v)
 	if v.wants && why == v.reason {
 		by := cn.c.catalog(ctx)
@@ -339,6 +356,7 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 	if err := cn.lease.ResetSession(ctx); err != nil {
 		return err
 	}
+	cn.carried = true
 	if cn.unlocked(ctx); !cn.stays() {
 		cn.detach(cn.closes)
 	}

@@ -317,6 +317,9 @@ const (
 	// effectLocks: the session may hold advisory locks, which the server can be
 	// asked for. Until it holds none, its connection keeps it.
 	effectLocks
+	// effectTx: it begins or ends a transaction by text. Whether one is open the
+	// protocol tells; pinned only where the inner driver is another one.
+	effectTx
 )
 
 // effects says what a text that was judged as j may do, if it is not known to
@@ -423,6 +426,9 @@ func commandEffects(c sqlscan.Command, query func() effect) effect {
 		if second == "to" || (second == "work" || second == "transaction") && third == "to" {
 			return 0
 		}
+		return effectTx
+	case "begin", "start", "commit", "end", "abort":
+		return effectTx
 	case "do", "call":
 		return effectPins | effectMaybeDDL
 	case "select", "values", "table", "with", "insert", "update", "delete", "merge", "show", "":

@@ -217,6 +217,15 @@ func TestSessionComesBack(t *testing.T) {
 			{"LockedAndSet", func(ctx context.Context, db *sql.DB) error {
 				return onConn(ctx, db, "SELECT pg_advisory_lock(1), set_config('app.x', 'y', false)", "SELECT pg_advisory_unlock_all()")
 			}, true, ""},
+			{"TransactionInText", func(ctx context.Context, db *sql.DB) error {
+				return onConn(ctx, db, "BEGIN", "INSERT INTO counters VALUES (3, 0)", "COMMIT", "START TRANSACTION READ ONLY", "ROLLBACK")
+			}, false, ""},
+			{"OpenTransaction", func(ctx context.Context, db *sql.DB) error {
+				return onConn(ctx, db, "BEGIN", "INSERT INTO counters VALUES (4, 0)")
+			}, false, ""},
+			{"SetInTransaction", func(ctx context.Context, db *sql.DB) error {
+				return onConn(ctx, db, "BEGIN", "SET app.x = 'y'", "COMMIT")
+			}, true, ""},
 			{"NoSuchFunction", func(ctx context.Context, db *sql.DB) error {
 				var n int
 				return db.QueryRowContext(ctx, "SELECT no_such_function(1)").Scan(&n)

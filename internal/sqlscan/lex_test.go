@@ -170,6 +170,7 @@ func TestNames(t *testing.T) {
 		{`SELECT 1 FROM a JOIN user JOIN u ON b, current_date JOIN v ON true`,
 			`relation:a function:pg_catalog.user relation:u other:b function:pg_catalog.current_date relation:v`},
 		{`SELECT 1 FROM CAST(1 AS int) JOIN u ON true, COLLATION FOR ('a') JOIN v ON true`, `relation:u relation:v`},
+		{`SELECT XMLEXISTS(operator(a.*) PASSING operator(b.*)) FROM t FETCH FIRST operator(t.*) ROWS ONLY`, `function:operator relation:t`},
 		{`SELECT 1 table FROM u`, `relation:u`},
 		{`SELECT 1 FROM XMLTABLE(columns PASSING f() COLUMNS a dpos)`, `other:columns other:passing function:f other:columns other:a type:dpos function:pg_catalog.xmltable`},
 		{`SELECT (t).rowfn, t.rowfn FROM t`, `attribute:?.rowfn attribute:t.rowfn relation:t`},

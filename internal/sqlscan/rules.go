@@ -59,6 +59,24 @@ func (s *scanner) endsExpression() bool {
 	return s.prev.kw == notKeyword || category == unreserved || category == columnName || endsOperand[s.prev.kw]
 }
 
+// primaryOnly reports whether the grammar takes no operator in front of what
+// begins here (its c_expr), so that OPERATOR (a.*) is a call of a function.
+func (s *scanner) primaryOnly(f *frame) bool {
+	switch s.prev.kw {
+	case kwPassing:
+		return true
+	case kwRef, kwValue:
+		return s.beforePrev.kw == kwBy
+	case kwFirst, kwNext:
+		return s.beforePrev.kw == kwFetch
+	}
+	switch s.prev.kind {
+	case tokOpen, tokComma:
+		return f.callee.kw == kwXmltable && f.kind != columnDefs || f.callee.kw == kwXmlexists
+	}
+	return false
+}
+
 // materialized reports whether the current word belongs to AS [NOT] MATERIALIZED (.
 func (s *scanner) materialized() bool {
 	return s.cur.kw == kwMaterialized && s.next.kind == tokOpen ||
@@ -178,7 +196,7 @@ func (s *scanner) keyword() {
 	case kwEnd:
 		f.cases = max(0, f.cases-1)
 	case kwOperator:
-		if s.next.kind == tokOpen && (!f.item || s.operand) { // FROM operator(*) calls an aggregate
+		if s.next.kind == tokOpen && (!f.item || s.operand) && !s.primaryOnly(f) { // FROM operator(*) calls an aggregate
 			s.qualifiedOperator()
 		}
 	case kwLike, kwIlike, kwSimilar, kwIn, kwBetween, kwDistinct, kwNullif, kwNatural:
