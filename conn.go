@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -100,10 +101,12 @@ const maxDoubts = 8
 // begins notes what a statement that is about to run may do to the session.
 func (cn *conn) begins(v *verdict) {
 	if v.effects&effectPins != 0 {
-		if v.wants && len(cn.doubts) < maxDoubts {
+		switch {
+		case v.wants && slices.Contains(cn.doubts, v.keyed):
+		case v.wants && len(cn.doubts) < maxDoubts:
 			cn.doubts = append(cn.doubts, v.keyed)
 			cn.c.catalogs.wanted()
-		} else {
+		default:
 			cn.pinned = true
 		}
 	}
