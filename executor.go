@@ -160,8 +160,9 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		// connection that answers.
 		e.retries.Add(1)
 		if l, err = e.db.borrowAlive(ctx); err != nil {
-			if lost && ctx.Err() == nil && failure != driver.ErrBadConn {
-				return nil, failure // how it began says more than that nobody answers
+			var last *pgconn.PgError
+			if lost && ctx.Err() == nil && errors.As(failure, &last) {
+				return nil, failure // the server's last word says more than that nobody answers
 			}
 			return nil, err
 		}
