@@ -40,7 +40,8 @@ func sumOf(word string) (sum wordSum) {
 var keywordTable = func() (slots [numKeywordSlots]struct {
 	sum wordSum
 	kw  keyword
-}) {
+},
+) {
 	for kw := notKeyword + 1; int(kw) < len(keywordList); kw++ {
 		sum := sumOf(kw.String())
 		i := sum.slot()

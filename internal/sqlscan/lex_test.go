@@ -167,8 +167,10 @@ func TestNames(t *testing.T) {
 			`other:a attribute:b.C operator:= relation:s.t relation:U function:lower other:d other:x attribute:x.f`,
 		},
 		{`SELECT 1::app.Dpos, dpos '1', CAST($1 AS "D")`, `type:app.dpos type:dpos type:D`},
-		{`SELECT 1 FROM a JOIN user JOIN u ON b, current_date JOIN v ON true`,
-			`relation:a function:pg_catalog.user relation:u other:b function:pg_catalog.current_date relation:v`},
+		{
+			`SELECT 1 FROM a JOIN user JOIN u ON b, current_date JOIN v ON true`,
+			`relation:a function:pg_catalog.user relation:u other:b function:pg_catalog.current_date relation:v`,
+		},
 		{`SELECT 1 FROM CAST(1 AS int) JOIN u ON true, COLLATION FOR ('a') JOIN v ON true`, `relation:u relation:v`},
 		{`SELECT XMLEXISTS(operator(a.*) PASSING operator(b.*)) FROM t FETCH FIRST operator(t.*) ROWS ONLY`, `function:operator relation:t`},
 		{`SELECT 1 table FROM u`, `relation:u`},
