@@ -156,25 +156,43 @@ func (s *session) guardedWire(ctx context.Context, r *read) (*wireRows, error) {
 	if s.guard != GuardTransaction {
 		return s.queryWire(ctx, r)
 	}
-	mode := s.config().DefaultQueryExecMode
-	if mode == pgx.QueryExecModeSimpleProtocol && r.via == viaQuery || len(r.args) > 0 && isOption(r.args[0].Value) {
-		return s.queryInTx(ctx, r)
-	}
-	var sd *pgconn.StatementDescription
-	if mode != pgx.QueryExecModeExec || r.via != viaQuery {
-		if sd = r.v.description.Load(); sd == nil {
-			var err error
-			if sd, err = s.describe(ctx, r.query); err != nil {
-				return nil, err
-			}
-			r.v.description.Store(sd)
+	call := s.callOf(r)
+	switch call.mode {
+	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec:
+	default:
+		if r.via == viaQuery {
+			return s.queryInTx(ctx, r)
 		}
 	}
-	rows, err := s.queryInPipeline(ctx, sd, r)
-	if err != nil && sd != nil {
+	rows, err := s.queryInPipeline(ctx, call, r)
+	if err != nil {
 		r.v.description.Store(nil) // DDL may have changed it
 	}
 	return rows, err
+}
+
+// pgxCall is what a call asks of pgx, with its options read as pgx reads them.
+type pgxCall struct {
+	mode    pgx.QueryExecMode
+	formats pgx.QueryResultFormatsByOID // of results; what stdlib asks for comes before pgx.QueryResultFormats
+	args    []any
+}
+
+func (s *session) callOf(r *read) pgxCall {
+	call := pgxCall{mode: s.config().DefaultQueryExecMode, args: stdlibArgs(r.args)}
+	for len(call.args) > 0 {
+		switch option := call.args[0].(type) {
+		case pgx.QueryExecMode:
+			call.mode = option
+		case pgx.QueryResultFormatsByOID:
+			call.formats = option
+		case pgx.QueryResultFormats:
+		default:
+			return call
+		}
+		call.args = call.args[1:]
+	}
+	return call
 }
 
 // describe asks for the types of a statement's parameters and columns, once for
@@ -213,34 +231,39 @@ func (s *session) beginReadOnly(ctx context.Context) (end func(error), err error
 // between makes the server get to the ROLLBACK after an error too; without it a
 // pooler's only connection would be left in a failed transaction.
 // The statement is unnamed, which is right behind every kind of pooler.
-func (s *session) queryInPipeline(ctx context.Context, sd *pgconn.StatementDescription, r *read) (_ *wireRows, err error) {
+func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_ *wireRows, err error) {
 	conn := s.pgx.Conn()
-	args := stdlibArgs(r.args)
 	tracer := s.config().Tracer
 	if tracer != nil {
 		// What pgx does for a query of its own.
-		ctx = tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: r.query, Args: args})
+		ctx = tracer.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: r.query, Args: stdlibArgs(r.args)})
 		defer func() {
 			if err != nil {
 				tracer.TraceQueryEnd(ctx, conn, pgx.TraceQueryEndData{Err: err})
 			}
 		}()
 	}
-	args = args[1:]
+	var sd *pgconn.StatementDescription
 	var oids []uint32
 	var formats []int16
-	if sd != nil {
-		if len(sd.ParamOIDs) != len(args) { // as pgx says it
-			return nil, fmt.Errorf("expected %d arguments, got %d", len(sd.ParamOIDs), len(args))
+	if call.mode != pgx.QueryExecModeExec || r.via != viaQuery {
+		if sd = r.v.description.Load(); sd == nil {
+			if sd, err = s.describe(ctx, r.query); err != nil {
+				return nil, err
+			}
+			r.v.description.Store(sd)
+		}
+		if len(sd.ParamOIDs) != len(call.args) { // as pgx says it
+			return nil, fmt.Errorf("expected %d arguments, got %d", len(sd.ParamOIDs), len(call.args))
 		}
 		oids = sd.ParamOIDs
 		formats = make([]int16, len(sd.Fields))
 		for i := range formats {
-			formats[i] = binaryResults[sd.Fields[i].DataTypeOID]
+			formats[i] = call.formats[sd.Fields[i].DataTypeOID]
 		}
 	}
 	var eqb pgx.ExtendedQueryBuilder
-	if err := eqb.Build(conn.TypeMap(), sd, args); err != nil {
+	if err := eqb.Build(conn.TypeMap(), sd, call.args); err != nil {
 		return nil, err
 	}
 	p := &pipeline{Pipeline: conn.PgConn().StartPipeline(ctx), s: s}
@@ -369,8 +392,7 @@ func (p *pipelineSource) Close() {
 }
 
 // queryInTx is what queryInPipeline does, one step after the other, for pgx's simple
-// protocol, which cannot travel in a pipeline, and for calls with options, which
-// are pgx's to read.
+// protocol, which cannot travel in a pipeline.
 func (s *session) queryInTx(ctx context.Context, r *read) (*wireRows, error) {
 	end, err := s.beginReadOnly(ctx)
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flightpg/flightpg"
+	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
 // TestValues reads values of every type of the server through every kind of scan
@@ -35,113 +36,112 @@ import (
 // The values are found by asking the server: each type gets those of the
 // candidates that its input function takes.
 func TestValues(t *testing.T) {
-	forEachServer(t, func(t *testing.T, dsn string) {
-		types := valuesOfTypes(t, dsn)
-		native := stdlib.OpenDB(*config(t, dsn), stdlib.OptionAfterConnect(registerTypes))
-		t.Cleanup(func() { native.Close() })
-		total := 0
-		want := make([]*answers, len(types)) // what pgx gives
-		for i, ty := range types {
-			want[i] = &answers{ask: func() string { return scanEverything(native.QueryContext(t.Context(), ty.query())) }}
-			want[i].repeat()
-			total += len(ty.values)
-		}
-		t.Logf("%d types, %d values, %d destinations", len(types), total, len(destinations))
+	dsn := pgtest.Database(t) // one server: the versions differ, and scripts/test-matrix has them
+	types := valuesOfTypes(t, dsn)
+	native := stdlib.OpenDB(*config(t, dsn), stdlib.OptionAfterConnect(registerTypes))
+	t.Cleanup(func() { native.Close() })
+	total := 0
+	want := make([]*answers, len(types)) // what pgx gives
+	for i, ty := range types {
+		want[i] = &answers{ask: func() string { return scanEverything(native.QueryContext(t.Context(), ty.query())) }}
+		want[i].repeat()
+		total += len(ty.values)
+	}
+	t.Logf("%d types, %d values, %d destinations", len(types), total, len(destinations))
 
-		for _, way := range []struct {
-			name, params string
-			calls        int
-			joins, live  bool
-		}{
-			{"Solo", "", 1, false, false},
-			{"Follower", "flight_window=1h&flight_mode=join", 2, true, false}, // of the result that the first has left
-			{"Live", "flight_max_result=1", 1, false, true},
-			{"PassedThrough", "flight_mode=off", 1, false, false},
-			{"Transaction", "flight_guard=transaction", 2, false, false},
-			{"TransactionLive", "flight_guard=transaction&flight_max_result=1", 1, false, true},
-			{"FollowerOfTransaction", "flight_guard=transaction&flight_window=1h&flight_mode=join", 2, true, false},
-		} {
-			t.Run(way.name, func(t *testing.T) {
-				c, err := flightpg.NewConnector(with(dsn, way.params), flightpg.Config{AfterConnect: registerTypes})
-				if err != nil {
-					t.Fatal(err)
-				}
-				db := c.OpenDB()
-				defer db.Close()
-				bypassed := 0
-				for i, ty := range types {
-					before := flightpg.ReadStats(db)
-					for call := range way.calls {
-						got := scanEverything(db.QueryContext(t.Context(), ty.query()))
-						if diff := want[i].differ(got); diff != "" {
-							t.Errorf("%s, call %d:\n%s", ty.name, call, diff)
-						}
-					}
-					after := flightpg.ReadStats(db)
-					if after.Flights+after.Joins == before.Flights+before.Joins {
-						bypassed++
-					} else if live := after.Overflows > before.Overflows; live != way.live {
-						t.Errorf("%s: live rows: %v; want %v", ty.name, live, way.live)
-					} else if joins := after.Joins - before.Joins; joins > 0 != way.joins {
-						t.Errorf("%s: %d joins", ty.name, joins)
-					}
-				}
-				if all := way.name == "PassedThrough"; (bypassed == len(types)) != all || !all && bypassed > len(types)/10 {
-					t.Errorf("%d of %d types bypassed", bypassed, len(types))
-				}
-			})
-		}
-
-		t.Run("Together", func(t *testing.T) {
-			c, err := flightpg.NewConnector(dsn, flightpg.Config{AfterConnect: registerTypes})
+	for _, way := range []struct {
+		name, params string
+		calls        int
+		joins, live  bool
+	}{
+		{"Solo", "", 1, false, false},
+		{"Follower", "flight_window=1h&flight_mode=join", 2, true, false}, // of the result that the first has left
+		{"Live", "flight_max_result=1", 1, false, true},
+		{"PassedThrough", "flight_mode=off", 1, false, false},
+		{"Transaction", "flight_guard=transaction", 2, false, false},
+		{"TransactionLive", "flight_guard=transaction&flight_max_result=1", 1, false, true},
+		{"FollowerOfTransaction", "flight_guard=transaction&flight_window=1h&flight_mode=join", 2, true, false},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			c, err := flightpg.NewConnector(with(dsn, way.params), flightpg.Config{AfterConnect: registerTypes})
 			if err != nil {
 				t.Fatal(err)
 			}
 			db := c.OpenDB()
 			defer db.Close()
-			var wg sync.WaitGroup
-			for range 4 {
-				wg.Go(func() {
-					for i, ty := range types { // in step, more or less
-						if diff := want[i].differ(scanEverything(db.QueryContext(t.Context(), ty.query()))); diff != "" {
-							t.Errorf("%s:\n%s", ty.name, diff)
-						}
+			bypassed := 0
+			for i, ty := range types {
+				before := flightpg.ReadStats(db)
+				for call := range way.calls {
+					got := scanEverything(db.QueryContext(t.Context(), ty.query()))
+					if diff := want[i].differ(got); diff != "" {
+						t.Errorf("%s, call %d:\n%s", ty.name, call, diff)
 					}
-				})
-			}
-			wg.Wait()
-		})
-
-		// Every mode has formats of its own, and a caller can ask for others.
-		formats := [][]any{nil}
-		if os.Getenv("FLIGHTPG_VALUES") != "" {
-			formats = append(formats, []any{pgx.QueryResultFormats{1}}, []any{pgx.QueryResultFormats{0}})
-		}
-		for _, mode := range execModes {
-			t.Run(mode, func(t *testing.T) {
-				pc := config(t, with(dsn, mode))
-				plain := stdlib.OpenDB(*pc, stdlib.OptionAfterConnect(registerTypes))
-				defer plain.Close()
-				c, err := flightpg.NewConnector(with(dsn, mode+"&flight_window=1h&flight_mode=join"), flightpg.Config{AfterConnect: registerTypes})
-				if err != nil {
-					t.Fatal(err)
 				}
-				db := c.OpenDB()
-				defer db.Close()
-				for _, ty := range types {
-					for _, args := range formats {
-						want := &answers{ask: func() string { return scanEverything(plain.QueryContext(t.Context(), ty.query(), args...)) }}
-						want.repeat()
-						for call := range 2 {
-							if diff := want.differ(scanEverything(db.QueryContext(t.Context(), ty.query(), args...))); diff != "" {
-								t.Errorf("%s %v, call %d:\n%s", ty.name, args, call, diff)
-							}
-						}
+				after := flightpg.ReadStats(db)
+				if after.Flights+after.Joins == before.Flights+before.Joins {
+					bypassed++
+				} else if live := after.Overflows > before.Overflows; live != way.live {
+					t.Errorf("%s: live rows: %v; want %v", ty.name, live, way.live)
+				} else if joins := after.Joins - before.Joins; joins > 0 != way.joins {
+					t.Errorf("%s: %d joins", ty.name, joins)
+				}
+			}
+			if all := way.name == "PassedThrough"; (bypassed == len(types)) != all || !all && bypassed > len(types)/10 {
+				t.Errorf("%d of %d types bypassed", bypassed, len(types))
+			}
+		})
+	}
+
+	t.Run("Together", func(t *testing.T) {
+		c, err := flightpg.NewConnector(dsn, flightpg.Config{AfterConnect: registerTypes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := c.OpenDB()
+		defer db.Close()
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for i, ty := range types { // in step, more or less
+					if diff := want[i].differ(scanEverything(db.QueryContext(t.Context(), ty.query()))); diff != "" {
+						t.Errorf("%s:\n%s", ty.name, diff)
 					}
 				}
 			})
 		}
+		wg.Wait()
 	})
+
+	// Every mode has formats of its own, and a caller can ask for others.
+	formats := [][]any{nil}
+	if os.Getenv("FLIGHTPG_VALUES") != "" {
+		formats = append(formats, []any{pgx.QueryResultFormats{1}}, []any{pgx.QueryResultFormats{0}})
+	}
+	for _, mode := range execModes {
+		t.Run(mode, func(t *testing.T) {
+			pc := config(t, with(dsn, mode))
+			plain := stdlib.OpenDB(*pc, stdlib.OptionAfterConnect(registerTypes))
+			defer plain.Close()
+			c, err := flightpg.NewConnector(with(dsn, mode+"&flight_window=1h&flight_mode=join"), flightpg.Config{AfterConnect: registerTypes})
+			if err != nil {
+				t.Fatal(err)
+			}
+			db := c.OpenDB()
+			defer db.Close()
+			for _, ty := range types {
+				for _, args := range formats {
+					want := &answers{ask: func() string { return scanEverything(plain.QueryContext(t.Context(), ty.query(), args...)) }}
+					want.repeat()
+					for call := range 2 {
+						if diff := want.differ(scanEverything(db.QueryContext(t.Context(), ty.query(), args...))); diff != "" {
+							t.Errorf("%s %v, call %d:\n%s", ty.name, args, call, diff)
+						}
+					}
+				}
+			}
+		})
+	}
 }
 
 func config(t *testing.T, dsn string) *pgx.ConnConfig {
