@@ -264,6 +264,7 @@ func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 // the catalog and kept in the connector's cache; what is learned about the text
 // later is kept with it.
 type verdict struct {
+	sql     string // the text
 	judged  judge.Verdict
 	gen     uint64 // of the picture of the catalog that it was judged by; 0: none
 	class   sqlscan.Class
@@ -458,8 +459,9 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 	if by != nil {
 		set = by.set
 	}
+	sql = strings.Clone(sql) // a text cut from a larger one must not keep that alive
 	j := judge.Judge(sql, set, r.options())
-	v := &verdict{judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
+	v := &verdict{sql: sql, judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
 	v.effects, v.several = r.effects(sql, j, set)
 	if r.ignoreComments && v.reason == ReasonNone {
 		v.keyed = string(sqlscan.StripComments(nil, sql))
@@ -491,9 +493,9 @@ const (
 )
 
 type verdictShard struct {
-	mu         sync.RWMutex // guards what follows; nothing is scanned while it is held
-	young, old map[string]*verdict
-	bytes      int // of the young generation's texts
+	mu         sync.RWMutex        // guards what follows; nothing is scanned while it is held
+	young, old map[uint64]*verdict // by the text's hash; of two texts with one hash the later stays
+	bytes      int                 // of the young generation's texts
 }
 
 func newVerdictCache(r rules) *verdictCache {
@@ -503,16 +505,20 @@ func newVerdictCache(r rules) *verdictCache {
 // get returns the verdict on a text by a picture of the catalog, which may be
 // nil.
 func (c *verdictCache) get(sql string, by *loaded) *verdict {
-	s := &c.shards[maphash.String(c.seed, sql)%cacheShards]
+	hash := maphash.String(c.seed, sql)
+	s := &c.shards[hash%cacheShards]
 	s.mu.RLock()
-	v, ok := s.young[sql]
-	if !ok {
-		v = s.old[sql]
+	v := s.young[hash]
+	young := v != nil && v.sql == sql
+	if !young {
+		if v = s.old[hash]; v != nil && v.sql != sql {
+			v = nil
+		}
 	}
 	s.mu.RUnlock()
 	if v != nil && v.gen == by.generation() {
-		if !ok {
-			s.put(sql, v)
+		if !young {
+			s.put(hash, v)
 		}
 		return v
 	}
@@ -521,7 +527,7 @@ func (c *verdictCache) get(sql string, by *loaded) *verdict {
 		n.numInput.Store(v.numInput.Load())
 		n.avoid.Store(v.avoid.Load())
 	}
-	return s.put(sql, n)
+	return s.put(hash, n)
 }
 
 // generation returns the picture's, 0 for none.
@@ -532,24 +538,24 @@ func (l *loaded) generation() uint64 {
 	return l.gen
 }
 
-func (s *verdictShard) put(sql string, v *verdict) *verdict {
+func (s *verdictShard) put(hash uint64, v *verdict) *verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if first, ok := s.young[sql]; ok && first.gen == v.gen {
+	first := s.young[hash]
+	if first != nil && first.sql == v.sql && first.gen == v.gen {
 		return first
 	}
 	const texts, bytes = cacheTexts / cacheShards / 2, cacheBytes / cacheShards / 2
-	if len(sql) > bytes {
+	if len(v.sql) > bytes {
 		return v // remembering it would cost all others
 	}
-	if s.young == nil || len(s.young) >= texts || s.bytes+len(sql) > bytes {
-		s.old, s.young, s.bytes = s.young, make(map[string]*verdict), 0
+	if first != nil {
+		s.bytes -= len(first.sql)
+	} else if s.young == nil || len(s.young) >= texts || s.bytes+len(v.sql) > bytes {
+		s.old, s.young, s.bytes = s.young, make(map[uint64]*verdict), 0
 	}
-	if _, ok := s.young[sql]; !ok {
-		s.bytes += len(sql)
-		sql = strings.Clone(sql) // a text cut from a larger one must not keep that alive
-	}
-	s.young[sql] = v
+	s.bytes += len(v.sql)
+	s.young[hash] = v
 	return v
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"strings"
 	"testing"
@@ -107,6 +108,14 @@ func TestVerdictCache(t *testing.T) {
 	if v := c.get("SET a = 1", nil); v.reason != ReasonNotRead || v.leavesSession() {
 		t.Errorf("SET: %+v", v)
 	}
+	// Two texts of one hash: neither gets the other's verdict.
+	hash := maphash.String(c.seed, "DELETE FROM t")
+	for range 2 {
+		c.shards[hash%cacheShards].put(hash, c.rules.judge("SELECT 2", nil))
+		if v := c.get("DELETE FROM t", nil); v.reason != ReasonWrite {
+			t.Errorf("DELETE: %v after another text of its hash", v.reason)
+		}
+	}
 	for i := range 3 * cacheTexts {
 		c.get(fmt.Sprintf("SELECT %d", i), nil)
 	}
@@ -124,10 +133,10 @@ func TestVerdictCache(t *testing.T) {
 // size returns how many texts are kept, and their bytes.
 func (c *verdictCache) size() (texts, bytes int) {
 	for i := range c.shards {
-		for _, m := range []map[string]*verdict{c.shards[i].young, c.shards[i].old} {
-			for text := range m {
+		for _, m := range []map[uint64]*verdict{c.shards[i].young, c.shards[i].old} {
+			for _, v := range m {
 				texts++
-				bytes += len(text)
+				bytes += len(v.sql)
 			}
 		}
 	}
