@@ -7,9 +7,9 @@
 //
 //	db, err := flightpg.OpenDB(dsn, flightpg.Config{FlightConns: 8, SessionConns: 16})
 //
-// A read that may be shared (one plain SELECT, VALUES, TABLE or WITH, all of
-// whose functions are built-ins that give every session the same answer)
-// becomes a flight: callers with the same text and the same arguments that come
+// A read that may be shared (one plain SELECT, VALUES, TABLE or WITH, which by the
+// text and the database's catalog gives every session the same answer) becomes a
+// flight: callers with the same text and the same arguments that come
 // while it is under way wait for its rows, and each gets its own copy. Nothing
 // is kept after the last of them. Everything else reaches PostgreSQL as pgx
 // would send it. [ReadStats] counts both, with the reason of every bypass.
@@ -22,8 +22,12 @@
 // policy.go (may this text be shared?) → keying.go (what makes two reads
 // identical) → internal/flight (who waits for whom) → executor.go (one
 // execution) → rows.go (its rows, for many) → conn.go and session.go (virtual
-// connections and the real ones behind them). stmt.go, driver.go, dsn.go and
-// stats.go are what their names say.
+// connections and the real ones behind them). Around these: source.go (where
+// connections come from), catalogs.go (what the database says about names),
+// guard.go (flights cannot write), cancel.go (nobody waits any more), failover.go
+// (which host is the primary), wire.go and rows_go1.27.go (values as pgx's driver
+// gives them). stmt.go, driver.go, dsn.go, explain.go and stats.go are what their
+// names say.
 //
 // # Context
 //
