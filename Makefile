@@ -28,8 +28,8 @@ demo: ## show a stampede of reads, with and without flightpg
 test: ## run the tests of all modules (TESTFLAGS=-v)
 	@scripts/ensure-postgres
 	@for module in $(MODULES); do \
-		echo "cd $$module && $(GO) test -race $(TESTFLAGS) ./..."; \
-		(cd $$module && $(GO) test -race $(TESTFLAGS) ./...) || code=1; \
+		echo "cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./..."; \
+		(cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./...) || code=1; \
 	done; exit $${code:-0}
 
 test-matrix: ## run the tests on PostgreSQL 15, 16, 17 and 18, and through PgBouncer (VERSIONS="17 18")
