@@ -492,7 +492,8 @@ type pool struct {
 	*sql.DB
 	partition func(context.Context) string
 	maxIdle   int
-	other     *pool // of the same connector
+	other     *pool        // of the same connector
+	closed    atomic.Int64 // when idle connections were closed to make room, in Unix nanoseconds
 }
 
 // borrow takes a session from the pool, or opens one.
@@ -545,9 +546,9 @@ func (p *pool) borrowAlive(ctx context.Context) (*lease, error) {
 
 func (p *pool) take(ctx context.Context) (*lease, error) {
 	sc, err := p.Conn(ctx)
-	if tooMany(err) && p.other.closeIdle() {
+	if tooMany(err) && p.other.makesRoom() {
 		// The backends of those closed take their time to end.
-		for range 50 {
+		for range 100 {
 			select {
 			case <-time.After(10 * time.Millisecond):
 			case <-ctx.Done():
@@ -556,6 +557,7 @@ func (p *pool) take(ctx context.Context) (*lease, error) {
 			if sc, err = p.Conn(ctx); !tooMany(err) {
 				break
 			}
+			p.other.closeIdle()
 		}
 	}
 	if err != nil {
@@ -574,14 +576,20 @@ func (p *pool) take(ctx context.Context) (*lease, error) {
 	return l, nil
 }
 
-// closeIdle closes what lies idle. It reports false if nothing does.
-func (p *pool) closeIdle() bool {
-	if p.Stats().Idle == 0 {
-		return false
+// makesRoom closes what lies idle. It reports false if there is nothing, and was
+// nothing a moment ago: another caller may have come first, to the same end.
+func (p *pool) makesRoom() bool {
+	p.closeIdle()
+	return time.Now().UnixNano()-p.closed.Load() < int64(time.Second)
+}
+
+// closeIdle closes what lies idle.
+func (p *pool) closeIdle() {
+	if p.Stats().Idle > 0 {
+		p.closed.Store(time.Now().UnixNano())
+		p.SetMaxIdleConns(-1)
+		p.SetMaxIdleConns(p.maxIdle)
 	}
-	p.SetMaxIdleConns(-1)
-	p.SetMaxIdleConns(p.maxIdle)
-	return true
 }
 
 // tooMany reports whether the server, or its role or database, takes no further
