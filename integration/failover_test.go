@@ -403,7 +403,9 @@ func TestFailoverFence(t *testing.T) {
 					})
 				}
 				wg.Wait()
-				if s := flightpg.ReadStats(db); s.Flights == before.Flights || len(s.Bypasses) > 0 {
+				s := flightpg.ReadStats(db)
+				delete(s.Bypasses, flightpg.ReasonCatalogUnavailable) // the old primary may keep a load waiting for longer than readers wait
+				if s.Flights == before.Flights || len(s.Bypasses) > 0 {
 					t.Errorf("Stats = %+v; want the reads shared", s)
 				}
 			}
