@@ -349,7 +349,7 @@ func TestShared_Cancel(t *testing.T) {
 		}}
 		db := openFake(t, f, Config{})
 		errs := many(10_000, func(i int) error {
-			time.Sleep(time.Duration(rand.IntN(30_000)) * time.Microsecond)
+			time.Sleep(time.Duration(rand.IntN(30_000)) * time.Microsecond) // callers come at any moment; the bubble's time
 			ctx := context.Background()
 			if i%2 == 0 {
 				var cancel context.CancelFunc
