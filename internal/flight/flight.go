@@ -91,6 +91,18 @@ type Runner[V Value] interface {
 	Run(ctx context.Context, f *Flight[V]) (V, error)
 }
 
+// Inline is a Runner whose first stretch the leader can run itself, without a
+// goroutine for the flight.
+type Inline[V Value] interface {
+	Runner[V]
+	// RunInline executes in the leader's goroutine, under the leader's own
+	// context. It returns more == true when the flight must go on without this
+	// goroutine, because ctx has ended or for reasons of its own: Run is then
+	// called, in a goroutine, and goes on from there. f.TakeCancel must not be
+	// called.
+	RunInline(ctx context.Context, f *Flight[V]) (v V, err error, more bool)
+}
+
 // Epoch counts what may have changed the database. One Epoch serves all tables
 // of a database in a process. The zero value is ready; all methods are safe for
 // concurrent use.
@@ -321,6 +333,43 @@ func (f *Flight[V]) Launch(ctx context.Context, run Runner[V]) {
 	if cleared {
 		go f.fly()
 	}
+}
+
+// Lead is Launch and Wait for a leader that executes the flight itself. When its
+// context ends first, the flight goes on in a goroutine for those who stay. So
+// does one that an earlier flight of the key keeps from running yet. Only the
+// leader calls it, once.
+func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
+	f.s.mu.Lock()
+	cleared := f.cleared
+	f.s.mu.Unlock()
+	// A flight that is not cleared now may be so in a moment: Launch sees.
+	if !cleared || !f.inline(ctx, run) {
+		f.Launch(ctx, run)
+	}
+	return f.Wait(ctx)
+}
+
+// inline executes the flight in the leader's goroutine, and reports whether it
+// has landed. As the leader is one of the waiters, nobody else can be the last
+// to leave.
+func (f *Flight[V]) inline(ctx context.Context, run Inline[V]) (landed bool) {
+	var v V
+	err := ErrGoexit
+	returned, more := false, false
+	defer func() {
+		if !returned {
+			if p := recover(); p != nil {
+				f.panic = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+		}
+		if landed = !more; landed {
+			f.land(v, err)
+		}
+	}()
+	v, err, more = run.RunInline(ctx, f)
+	returned = true
+	return !more
 }
 
 // Dispatch marks the flight as dispatched: from now on its result is as old as

@@ -1,0 +1,306 @@
+package pipeline
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Call is one execution of a statement. Its exported methods are for its driver,
+// one goroutine at a time.
+type Call struct {
+	p    *Pool
+	stmt *Stmt
+	read Read
+	args []any
+
+	// wake has room for one message: the token of the call's connection, or, if
+	// finished is set, the news of that.
+	wake chan struct{}
+
+	// The driver's.
+	fresh    bool   // new: not submitted
+	describe bool   // this round only describes the statement, which it has promised to
+	desc     *Desc  // of this round; when describing, the one in the making
+	msg      []byte // Bind and Execute
+	solo     bool   // must run alone; set at each submission
+
+	// Guarded by p.mu.
+	queue      *queue // that it is in, or nil
+	prev, next *Call  // there
+	conn       *conn  // that it was sent on, or nil
+	abandoned  bool   // nobody wants it: not to be queued again
+
+	// The token holder's, or of whoever has taken the connection from the pool.
+	parsing bool // its Parse travels with it
+	parsed  bool // and has succeeded
+	begun   bool // Start was called for this answer
+	stale   bool // the answer does not fit the description
+	losses  int  // connections lost
+	strays  int  // cancel requests of others that hit it
+	stales  int  // descriptions out of date
+
+	settled bool // guarded by conn.cancelMu: its answer has ended on the server
+
+	// The outcome, written before the driver hears of it.
+	finished bool
+	err      error
+	live     *Rows
+	lastWord error // what the server said before a connection was lost
+}
+
+// NewCall makes a call. args must not change until it is finished.
+func (p *Pool) NewCall(st *Stmt, args []any, r Read) *Call {
+	return &Call{p: p, stmt: st, read: r, args: args, wake: make(chan struct{}, 1), fresh: true}
+}
+
+// Err is the outcome of a finished call: nil, the server's *pgconn.PgError, or an
+// error of the connection or of this package.
+func (c *Call) Err() error { return c.err }
+
+// Live returns the rest of the answer of a finished call whose Read did not take
+// all of it, else nil. It must be closed.
+func (c *Call) Live() *Rows { return c.live }
+
+// Run drives the call in the caller's goroutine. It returns true when the call is
+// finished. When ctx ends first it returns false at once, and the call goes on:
+// somebody must call Finish.
+//
+// If the Read or an argument panics, Run does too, and the call is finished.
+func (c *Call) Run(ctx context.Context) (finished bool) {
+	if c.drive(ctx) {
+		return true
+	}
+	c.p.stats.handed.Add(1)
+	return false
+}
+
+// Finish drives the call to its end. When ctx ends nobody wants the call any more:
+// it is not sent if it was not, and cancelled on the server otherwise.
+func (c *Call) Finish(ctx context.Context) {
+	if !c.drive(ctx) {
+		c.giveUp(context.Cause(ctx))
+	}
+}
+
+// drive is Run.
+func (c *Call) drive(ctx context.Context) (finished bool) {
+	for {
+		ours := false
+		if c.fresh {
+			if ctx.Err() != nil || !c.prepare(ctx) {
+				return false
+			}
+			if c.finished {
+				return true
+			}
+			c.fresh = false
+			ours = c.p.submit(c)
+		}
+		if !ours {
+			if !c.await(ctx) {
+				return false
+			}
+			if c.finished {
+				return true
+			}
+		}
+		// The token of our connection is ours, and the next answer is for us.
+		switch c.conn.answer(ctx, c) {
+		case answerPoked:
+			c.wake <- struct{}{} // for the next driver
+			return false
+		case answerEnded:
+			return true
+		}
+		// Once more: it is queued again, or fresh.
+	}
+}
+
+// await waits for a message.
+func (c *Call) await(ctx context.Context) bool {
+	done := ctx.Done()
+	if done == nil {
+		<-c.wake
+		return true
+	}
+	select {
+	case <-c.wake:
+		return true
+	case <-done:
+		return false
+	}
+}
+
+// prepare makes a fresh call ready to be sent. It reports false if ctx has ended.
+func (c *Call) prepare(ctx context.Context) bool {
+	for {
+		if c.abandonedNow() {
+			c.finish(ErrAbandoned)
+			return true
+		}
+		if d := c.stmt.desc.Load(); d != nil {
+			c.desc = d
+			if !c.encode() {
+				c.finish(ErrElsewhere)
+			}
+			return true
+		}
+		wait := c.stmt.beginDescribe()
+		if wait == nil {
+			c.describe, c.desc, c.msg = true, &Desc{name: newName()}, c.msg[:0]
+			return true
+		}
+		select {
+		case <-wait:
+			if c.stmt.Elsewhere() {
+				c.finish(ErrElsewhere)
+				return true
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (c *Call) abandonedNow() bool {
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	return c.abandoned
+}
+
+// finish sets the outcome. Who is not the driver must send the message then.
+func (c *Call) finish(err error) {
+	if c.describe {
+		c.describe = false
+		c.stmt.endDescribe()
+	}
+	c.err, c.finished = err, true
+}
+
+// tell is finish for those who are not the driver.
+func (c *Call) tell(err error) {
+	c.finish(err)
+	c.wake <- struct{}{}
+}
+
+// cancelGrace is how long a group with others in it gets before a call of it that
+// nobody wants is cancelled: the request may hit them.
+const cancelGrace = 20 * time.Millisecond
+
+// giveUp ends a call that nobody wants.
+func (c *Call) giveUp(cause error) {
+	if c.fresh {
+		c.finish(cause)
+		return
+	}
+	p := c.p
+	p.mu.Lock()
+	c.abandoned = true
+	if c.queue != nil {
+		c.queue.remove(c)
+		p.mu.Unlock()
+		c.finish(cause)
+		return
+	}
+	k, solo := c.conn, c.solo
+	p.mu.Unlock()
+	// It was sent, or is finished. From now on it stays where it is.
+	if k != nil {
+		if solo {
+			k.cancel(c)
+		} else {
+			defer time.AfterFunc(cancelGrace, func() { k.cancel(c) }).Stop()
+		}
+		defer time.AfterFunc(cancelPatience, func() { k.kill(c) }).Stop()
+	}
+	c.drive(context.Background())
+}
+
+// encoder encodes arguments. It serves one goroutine at a time: type maps
+// remember what they have done.
+type encoder struct {
+	types *pgtype.Map
+	eqb   pgx.ExtendedQueryBuilder
+}
+
+// encoders makes encoders from a connection's type map.
+type encoders struct {
+	mu   sync.Mutex // guards base
+	base *pgtype.Map
+	idle sync.Pool
+}
+
+// learn takes over the types of the first connection. All others have the same:
+// they were opened in the same way.
+func (e *encoders) learn(m *pgtype.Map) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.base == nil {
+		e.base = copyTypes(m)
+	}
+}
+
+func (e *encoders) get() *encoder {
+	if enc, _ := e.idle.Get().(*encoder); enc != nil {
+		return enc
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return &encoder{types: copyTypes(e.base)}
+}
+
+func copyTypes(m *pgtype.Map) *pgtype.Map {
+	types := m.Copy()
+	types.TryWrapEncodePlanFuncs = append([]pgtype.TryWrapEncodePlanFunc(nil), m.TryWrapEncodePlanFuncs...)
+	return types
+}
+
+// encode makes the call's messages. It reports false for what pgx would refuse:
+// its users know its errors.
+func (c *Call) encode() bool {
+	d := c.desc
+	if len(c.args) != len(d.paramOIDs) {
+		return false
+	}
+	bind := pgproto3.Bind{PreparedStatement: d.name, ResultFormatCodes: d.columns}
+	if len(c.args) > 0 {
+		enc := c.p.encoders.get()
+		for i, oid := range d.paramOIDs {
+			// What a type that was registered for a Go type makes of a value, a
+			// copied map does not know.
+			if _, known := enc.types.TypeForOID(oid); !known && !plain(c.args[i]) {
+				return false
+			}
+		}
+		if err := enc.eqb.Build(enc.types, &pgconn.StatementDescription{ParamOIDs: d.paramOIDs}, c.args); err != nil {
+			c.p.encoders.idle.Put(enc)
+			return false
+		}
+		defer c.p.encoders.idle.Put(enc) // not after a panic in an argument's own method
+		bind.ParameterFormatCodes, bind.Parameters = enc.eqb.ParamFormats, enc.eqb.ParamValues
+	}
+	var err error
+	if c.msg, err = bind.Encode(c.msg[:0]); err != nil {
+		return false
+	}
+	c.msg = append(c.msg, executeAll...)
+	return true
+}
+
+// executeAll is an Execute message for the unnamed portal and all of its rows.
+var executeAll = []byte{'E', 0, 0, 0, 9, 0, 0, 0, 0, 0}
+
+// plain reports whether pgx needs no registered type for a value.
+func plain(v any) bool {
+	switch v.(type) {
+	case nil, string, []byte, bool, int, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64, time.Time:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,112 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Rows are what is left of an answer that was too much for its Read. They have the
+// connection to themselves. One goroutine at a time uses them.
+type Rows struct {
+	k      *conn
+	c      *Call
+	values [][]byte
+	ended  bool
+	err    error
+	unhook func() bool
+}
+
+// goLive makes the rest of the head's answer live rows. Calls behind it in the
+// group do not wait for whoever reads them: they run again elsewhere.
+func (k *conn) goLive(c *Call) answer {
+	p := k.p
+	rest := append([]*Call(nil), k.group[k.head+1:]...)
+	k.group = k.group[:k.head+1]
+	c.stmt.stayAlone(bigMemory)
+	k.failed = true // its time is its reader's
+	if len(rest) > 0 {
+		k.retired = true // their answers are still to come
+	}
+	p.mu.Lock()
+	p.vacateLocked(k)
+	p.mu.Unlock()
+	p.requeue(rest, nil)
+	k.reader = nil
+	c.live = &Rows{k: k, c: c}
+	c.finish(nil)
+	return answerEnded
+}
+
+// Watch makes the end of ctx cancel the query.
+func (r *Rows) Watch(ctx context.Context) {
+	r.unhook = context.AfterFunc(ctx, func() {
+		r.k.cancel(r.c)
+		time.AfterFunc(cancelPatience, func() { r.k.kill(r.c) })
+	})
+}
+
+// Next goes to the next row.
+func (r *Rows) Next() bool {
+	k := r.k
+	for !r.ended {
+		msg, err := k.front.Receive()
+		if err != nil {
+			r.end(err, false)
+			break
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.DataRow:
+			if len(msg.Values) != len(r.c.desc.Fields) {
+				r.end(errors.New("flightpg: the server sent a row of another number of columns"), false)
+				break
+			}
+			r.values = msg.Values
+			return true
+		case *pgproto3.CommandComplete:
+			r.end(nil, true)
+		case *pgproto3.ErrorResponse:
+			pgErr := pgconn.ErrorResponseToPgError(msg)
+			handler := k.config.OnPgError
+			r.end(pgErr, handler == nil || handler(k.link.PgConn, pgErr))
+		default:
+			if !k.aside(msg) {
+				r.end(errors.New("flightpg: unexpected message from the server"), false)
+			}
+		}
+	}
+	r.values = nil
+	return false
+}
+
+// end ends the rows, and gives the connection back if it can still be used.
+func (r *Rows) end(err error, usable bool) {
+	r.ended, r.err = true, err
+	if r.unhook != nil {
+		r.unhook()
+	}
+	r.k.settle(r.c)
+	if !usable {
+		r.k.abort()
+		return
+	}
+	r.k.finishGroup(context.Background())
+}
+
+// RawValues returns the row's values, valid until the next call of Next.
+func (r *Rows) RawValues() [][]byte { return r.values }
+
+// FieldDescriptions returns the columns.
+func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.c.desc.Fields }
+
+// Err returns the error that ended the rows.
+func (r *Rows) Err() error { return r.err }
+
+// Close reads what is left. A query that was cancelled ends soon.
+func (r *Rows) Close() {
+	for r.Next() {
+	}
+}

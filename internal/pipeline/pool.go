@@ -1,0 +1,585 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Pool runs calls on the connections that it opens as it needs them. It is safe
+// for concurrent use.
+type Pool struct {
+	cfg       Config
+	ctx       context.Context // ends when the pool is closed
+	stop      context.CancelFunc
+	encoders  encoders
+	elsewhere atomic.Bool // the server cannot be served here
+
+	mu sync.Mutex // guards what follows, and what says so in Call and conn; no I/O and nothing of a Read's while it is held
+
+	closed    bool
+	conns     map[*conn]struct{} // all that are open
+	free      []*conn            // the last one was used last
+	fast      queue
+	slow      queue
+	fastConns int // busy with calls of the fast queue, and not stuck
+	slowConns int // busy otherwise, stuck ones not included
+	dialing   int
+	fullUntil time.Time     // the server takes no more connections, as far as is known
+	roundTrip time.Duration // the least that was measured
+	groupTime time.Duration // that a fast group takes, on average
+	ticking   bool
+	ticker    *time.Timer
+	aging     bool
+	ager      *time.Timer
+
+	stats counters
+}
+
+type counters struct {
+	calls, groups, grouped, skipped, strays, stale, lost, handed, cancels, tainted, dials atomic.Uint64
+}
+
+// New makes a pool. It opens no connection.
+func New(cfg Config) *Pool {
+	p := &Pool{cfg: cfg.withDefaults(), conns: make(map[*conn]struct{})}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	return p
+}
+
+// queue is a list of calls, first come, first served.
+type queue struct {
+	first, last *Call
+	n           int
+}
+
+func (q *queue) push(c *Call) {
+	c.queue, c.prev, c.next = q, q.last, nil
+	if q.last != nil {
+		q.last.next = c
+	} else {
+		q.first = c
+	}
+	q.last = c
+	q.n++
+}
+
+// pushFront is for calls that have waited before.
+func (q *queue) pushFront(c *Call) {
+	c.queue, c.prev, c.next = q, nil, q.first
+	if q.first != nil {
+		q.first.prev = c
+	} else {
+		q.last = c
+	}
+	q.first = c
+	q.n++
+}
+
+func (q *queue) remove(c *Call) {
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		q.first = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	} else {
+		q.last = c.prev
+	}
+	c.queue, c.prev, c.next = nil, nil, nil
+	q.n--
+}
+
+// Limits of a group.
+const (
+	// groupBytes bounds what a group sends: nobody reads its answers while it
+	// is written, so it must fit into the buffers on the way, whatever the
+	// server has to say meanwhile. A single call of any size is read whole
+	// before its answer begins.
+	groupBytes = 16 << 10
+	// inlineBytes is what a driver writes itself: an idle connection's send
+	// buffer takes it at once, even when the network stands still.
+	inlineBytes = 8 << 10
+	// lookahead is how many calls that must run alone are passed by to fill a
+	// group.
+	lookahead = 32
+)
+
+// Times of the fast queue.
+const (
+	tickTime  = time.Millisecond     // how often those who wait are looked at
+	stuckTime = 3 * time.Millisecond // after which a connection's answer is awaited no more; at least
+	farAway   = 400 * time.Microsecond
+	// No connection is tried for a while after the server was full, or refused
+	// one for another reason, unless there is none.
+	fullTime    = time.Second
+	refusedTime = 50 * time.Millisecond
+)
+
+// submit sends the call if a connection is free for it, else queues it. It reports
+// true if the caller has the connection's token.
+func (p *Pool) submit(c *Call) bool {
+	lane := p.laneOf(c)
+	p.mu.Lock()
+	switch {
+	case p.closed:
+		p.mu.Unlock()
+		c.tell(ErrClosed)
+		return false
+	case p.elsewhere.Load():
+		p.mu.Unlock()
+		c.tell(ErrElsewhere)
+		return false
+	case len(p.free) > 0 && lane.n == 0 && p.mayServeLocked(lane):
+		k := p.free[len(p.free)-1]
+		p.free = p.free[:len(p.free)-1]
+		k.group = append(k.group[:0], c)
+		c.conn = k
+		p.occupyLocked(k, lane)
+		k.sole = c.stmt
+		p.mu.Unlock()
+		if len(c.msg) > inlineBytes {
+			go k.launch()
+			return false
+		}
+		return k.sendOwn()
+	}
+	lane.push(c)
+	p.growLocked()
+	p.tickLocked()
+	p.mu.Unlock()
+	return false
+}
+
+// mayServeLocked reports whether one more connection may serve a queue.
+func (p *Pool) mayServeLocked(lane *queue) bool {
+	if lane == &p.fast {
+		return p.fastConns < p.widthLocked()
+	}
+	return p.cfg.Max == 0 || p.slowConns < p.cfg.Max-1
+}
+
+// widthLocked is how many connections serve the fast queue: few, unless what they
+// wait for is the network.
+func (p *Pool) widthLocked() int {
+	n := p.cfg.Fast
+	if n == 0 {
+		n = 4
+		if p.roundTrip > farAway {
+			n = 12
+		}
+	}
+	if p.cfg.Max > 0 {
+		n = min(n, p.cfg.Max-1)
+	}
+	return n
+}
+
+// takeLocked forms the next group for a connection that is free, and reports
+// whether there is one.
+func (p *Pool) takeLocked(k *conn) bool {
+	k.group = k.group[:0]
+	switch {
+	case p.fast.n > 0 && p.mayServeLocked(&p.fast):
+		p.occupyLocked(k, &p.fast)
+		c := p.fast.first
+		p.addLocked(k, c)
+		if c.solo || !k.link.Grouped {
+			return true
+		}
+		bytes, passed := len(c.msg), 0
+		for c = p.fast.first; c != nil && len(k.group) < p.cfg.Group && passed < lookahead; {
+			next := c.next
+			if c.solo || bytes+len(c.msg) > groupBytes {
+				passed++
+			} else {
+				bytes += len(c.msg)
+				p.addLocked(k, c)
+			}
+			c = next
+		}
+		return true
+	case p.slow.n > 0 && p.mayServeLocked(&p.slow):
+		p.occupyLocked(k, &p.slow)
+		p.addLocked(k, p.slow.first)
+		return true
+	}
+	return false
+}
+
+func (p *Pool) addLocked(k *conn, c *Call) {
+	c.queue.remove(c)
+	c.conn = k
+	k.group = append(k.group, c)
+	k.sole = c.stmt
+	if len(k.group) > 1 {
+		k.sole = nil
+	}
+}
+
+// occupyLocked counts a connection as busy.
+func (p *Pool) occupyLocked(k *conn, lane *queue) {
+	k.lane, k.stuck, k.began = lane, false, time.Now()
+	if lane == &p.fast {
+		p.fastConns++
+	} else {
+		p.slowConns++
+	}
+}
+
+// vacateLocked undoes occupyLocked.
+func (p *Pool) vacateLocked(k *conn) {
+	if k.lane != nil && !k.stuck {
+		if k.lane == &p.fast {
+			p.fastConns--
+		} else {
+			p.slowConns--
+		}
+	}
+	k.lane = nil
+}
+
+// release takes a connection back whose group is done, and sends it off with the
+// next one.
+func (p *Pool) release(k *conn) {
+	for {
+		p.mu.Lock()
+		p.vacateLocked(k)
+		if k.retired || p.closed || p.cfg.MaxLifetime > 0 && time.Since(k.opened) > p.cfg.MaxLifetime {
+			p.dropLocked(k)
+			p.mu.Unlock()
+			k.close()
+			return
+		}
+		if !p.takeLocked(k) {
+			k.idleSince = time.Now()
+			p.free = append(p.free, k)
+			var surplus *conn
+			if p.cfg.MaxIdle < len(p.free) {
+				surplus = p.free[0]
+				p.free = append(p.free[:0], p.free[1:]...)
+				p.dropLocked(surplus)
+			}
+			p.ageLocked()
+			p.mu.Unlock()
+			if surplus != nil {
+				surplus.close()
+			}
+			return
+		}
+		p.mu.Unlock()
+		if k.send() {
+			k.group[0].wake <- struct{}{}
+			return
+		}
+		if k.gone() {
+			return
+		}
+	}
+}
+
+// dropLocked takes a connection out of the pool, for ever. What waits gets others.
+func (p *Pool) dropLocked(k *conn) {
+	p.vacateLocked(k)
+	delete(p.conns, k)
+	p.growLocked()
+	p.tickLocked()
+}
+
+// requeue puts calls of a connection's group back, in their order, before those
+// that came later. One that nobody wants is finished. self, if it is among them, is
+// the caller's: it gets no message, but true is returned if it is finished.
+func (p *Pool) requeue(calls []*Call, self *Call) (finished bool) {
+	if len(calls) == 0 {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := len(calls) - 1; i >= 0; i-- {
+		c := calls[i]
+		c.conn = nil
+		err := error(nil)
+		switch {
+		case c.abandoned:
+			err = ErrAbandoned
+		case p.closed:
+			err = ErrClosed
+		}
+		if err == nil {
+			p.laneOf(c).pushFront(c)
+			continue
+		}
+		if c == self {
+			c.finish(err)
+			finished = true
+		} else {
+			c.tell(err)
+		}
+	}
+	// A free connection may be there, when slow statements have left it.
+	p.serveLocked()
+	p.growLocked()
+	p.tickLocked()
+	return finished
+}
+
+// serveLocked gives free connections to what waits.
+func (p *Pool) serveLocked() {
+	for len(p.free) > 0 {
+		k := p.free[len(p.free)-1]
+		if !p.takeLocked(k) {
+			return
+		}
+		p.free = p.free[:len(p.free)-1]
+		go k.launch()
+	}
+}
+
+// growLocked opens connections for what waits, if it may.
+func (p *Pool) growLocked() {
+	if p.closed {
+		return
+	}
+	want := p.slow.n
+	if p.fast.n > 0 {
+		want += min(p.fast.n, max(p.widthLocked()-p.fastConns, 0))
+	}
+	const atOnce = 8 // a server forks for each
+	for p.dialing < min(want-len(p.free), atOnce) && (p.cfg.Max == 0 || len(p.conns)+p.dialing < p.cfg.Max) {
+		if !p.fullUntil.IsZero() && time.Now().Before(p.fullUntil) {
+			return
+		}
+		p.dialing++
+		go p.dial()
+	}
+}
+
+// dial opens a connection.
+func (p *Pool) dial() {
+	k, err := p.connect()
+	p.mu.Lock()
+	p.dialing--
+	if err != nil {
+		p.refusedLocked(err)
+		p.mu.Unlock()
+		return
+	}
+	p.fullUntil = time.Time{}
+	if p.roundTrip == 0 || k.roundTrip < p.roundTrip {
+		p.roundTrip = k.roundTrip
+	}
+	p.conns[k] = struct{}{}
+	p.mu.Unlock()
+	p.stats.dials.Add(1)
+	p.release(k)
+}
+
+// refusedLocked says who gets the error of a connection that could not be opened:
+// nobody, as long as there are others to wait for. A slow statement may wait for
+// ever for one, though.
+func (p *Pool) refusedLocked(err error) {
+	if p.closed {
+		return
+	}
+	if errors.Is(err, ErrElsewhere) {
+		p.elsewhere.Store(true)
+	}
+	alone := len(p.conns) == 0 && p.dialing == 0 || p.elsewhere.Load()
+	full := p.cfg.Full != nil && p.cfg.Full(err)
+	switch {
+	case alone:
+		p.fullUntil = time.Time{}
+	case full:
+		p.fullUntil = time.Now().Add(fullTime)
+	default:
+		p.fullUntil = time.Now().Add(refusedTime)
+	}
+	fail := func(c *Call) {
+		c.queue.remove(c)
+		if c.lastWord != nil { // says more than that nobody answers
+			c.tell(c.lastWord)
+			return
+		}
+		c.tell(err)
+	}
+	if c := p.slow.first; c != nil && !full {
+		fail(c)
+	}
+	for alone && p.slow.n > 0 {
+		fail(p.slow.first)
+	}
+	for (alone || !full && p.fastConns == 0 && p.dialing == 0) && p.fast.n > 0 {
+		fail(p.fast.first)
+	}
+	p.growLocked()
+	p.tickLocked()
+}
+
+// tickLocked makes somebody look after what waits.
+func (p *Pool) tickLocked() {
+	if p.ticking || p.closed || p.fast.n+p.slow.n == 0 {
+		return
+	}
+	p.ticking = true
+	if p.ticker == nil {
+		p.ticker = time.AfterFunc(tickTime, p.tick)
+	} else {
+		p.ticker.Reset(tickTime)
+	}
+}
+
+// tick counts connections no more whose answers do not come, so that others take
+// their place, and learns from unknown statements on them.
+func (p *Pool) tick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ticking = false
+	if p.closed {
+		return
+	}
+	now := time.Now()
+	late := max(stuckTime+p.roundTrip, 4*p.groupTime)
+	other := false
+	for k := range p.conns {
+		if k.lane != &p.fast || k.stuck || now.Sub(k.began) < late {
+			continue
+		}
+		k.stuck = true
+		p.fastConns--
+		if st := k.sole; st != nil && !st.known.Load() {
+			other = st.sample(now.Sub(k.began)) || other
+		}
+	}
+	if other {
+		p.sortLocked()
+	}
+	p.serveLocked()
+	p.growLocked()
+	p.tickLocked()
+}
+
+// sortLocked puts each call into the queue that it belongs in, by what is known of
+// its statement now.
+func (p *Pool) sortLocked() {
+	for _, from := range []*queue{&p.fast, &p.slow} {
+		for c := from.first; c != nil; {
+			next := c.next
+			if to := p.laneOf(c); to != from {
+				from.remove(c)
+				to.push(c)
+			}
+			c = next
+		}
+	}
+}
+
+// laneOf returns the queue for a call, and notes whether it must run alone.
+func (p *Pool) laneOf(c *Call) *queue {
+	if c.stmt.slow.Load() && !c.describe {
+		c.solo = true
+		return &p.slow
+	}
+	c.solo = c.describe || c.stmt.solo() || len(c.msg) > groupBytes
+	return &p.fast
+}
+
+// ageLocked makes somebody close connections that have been idle for too long.
+func (p *Pool) ageLocked() {
+	if p.aging || p.cfg.MaxIdleTime <= 0 {
+		return
+	}
+	p.aging = true
+	if p.ager == nil {
+		p.ager = time.AfterFunc(p.cfg.MaxIdleTime, p.age)
+	} else {
+		p.ager.Reset(p.cfg.MaxIdleTime)
+	}
+}
+
+func (p *Pool) age() {
+	now := time.Now()
+	p.mu.Lock()
+	p.aging = false
+	n := 0
+	for n < len(p.free) && now.Sub(p.free[n].idleSince) >= p.cfg.MaxIdleTime {
+		n++
+	}
+	old := p.takeFreeLocked(n)
+	if len(p.free) > 0 && !p.closed {
+		p.ageLocked()
+	}
+	p.mu.Unlock()
+	closeAll(old)
+}
+
+// takeFreeLocked takes the n free connections out that were idle for longest.
+func (p *Pool) takeFreeLocked(n int) []*conn {
+	old := append([]*conn(nil), p.free[:n]...)
+	p.free = append(p.free[:0], p.free[n:]...)
+	for _, k := range old {
+		delete(p.conns, k)
+	}
+	return old
+}
+
+func closeAll(conns []*conn) {
+	for _, k := range conns {
+		k.close()
+	}
+}
+
+// CloseIdle closes the free connections.
+func (p *Pool) CloseIdle() {
+	p.mu.Lock()
+	old := p.takeFreeLocked(len(p.free))
+	p.mu.Unlock()
+	closeAll(old)
+}
+
+// Close closes the free connections, and those in use when they are given back. It
+// waits for none. Calls that wait for a connection finish with ErrClosed.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	p.closed = true
+	old := p.takeFreeLocked(len(p.free))
+	for _, q := range []*queue{&p.fast, &p.slow} {
+		for q.n > 0 {
+			c := q.first
+			q.remove(c)
+			c.tell(ErrClosed)
+		}
+	}
+	for _, t := range []*time.Timer{p.ticker, p.ager} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	p.mu.Unlock()
+	p.stop()
+	closeAll(old)
+}
+
+// Elsewhere reports whether every call would finish with ErrElsewhere: the
+// connections are not of a kind that the pool can use.
+func (p *Pool) Elsewhere() bool { return p.elsewhere.Load() }
+
+// Stats returns the pool's figures.
+func (p *Pool) Stats() Stats {
+	c := &p.stats
+	s := Stats{
+		Calls: c.calls.Load(), Groups: c.groups.Load(), Grouped: c.grouped.Load(), Skipped: c.skipped.Load(),
+		Strays: c.strays.Load(), Stale: c.stale.Load(), Lost: c.lost.Load(), Handed: c.handed.Load(),
+		Cancels: c.cancels.Load(), Tainted: c.tainted.Load(), Dials: c.dials.Load(),
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.Open, s.Idle, s.Queued, s.FastBusy = len(p.conns), len(p.free), p.fast.n+p.slow.n, p.fastConns
+	return s
+}

@@ -1,0 +1,262 @@
+package pipeline
+
+import (
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Stmt is what a pool knows of one SQL text. It is safe for concurrent use.
+type Stmt struct {
+	// User is whatever belongs to the statement. It must not change.
+	User any
+
+	text string
+
+	desc atomic.Pointer[Desc] // nil until described, and after DDL
+
+	mu         sync.Mutex    // guards describing
+	describing chan struct{} // closed when the description under way has ended, however; else nil
+
+	elsewhere atomic.Int64 // Unix nanoseconds until which the text is not for the pipeline
+
+	times
+}
+
+// NewStmt makes a Stmt for a text.
+func NewStmt(text string, user any) *Stmt { return &Stmt{text: text, User: user} }
+
+// Desc describes a statement as the server prepared it, under a name of its own.
+// It is immutable.
+type Desc struct {
+	name      string
+	paramOIDs []uint32
+	columns   []int16 // formats that results are asked for in
+
+	// Fields are the columns, in the formats that results come in. They must
+	// not be changed.
+	Fields []pgconn.FieldDescription
+}
+
+// names numbers the prepared statements of the process. A new description gets a
+// new name, so a connection can never mistake one for another.
+var names atomic.Uint64
+
+func newName() string { return "flightpg_" + strconv.FormatUint(names.Add(1), 36) }
+
+// fieldsOf copies a row description.
+func fieldsOf(msg *pgproto3.RowDescription) []pgconn.FieldDescription {
+	fields := make([]pgconn.FieldDescription, len(msg.Fields))
+	for i, f := range msg.Fields {
+		fields[i] = pgconn.FieldDescription{
+			Name:                 string(f.Name),
+			TableOID:             f.TableOID,
+			TableAttributeNumber: f.TableAttributeNumber,
+			DataTypeOID:          f.DataTypeOID,
+			DataTypeSize:         f.DataTypeSize,
+			TypeModifier:         f.TypeModifier,
+			Format:               f.Format,
+		}
+	}
+	return fields
+}
+
+// fits reports whether a row description is the one that the statement was
+// described with, but for the formats.
+func (d *Desc) fits(msg *pgproto3.RowDescription) bool {
+	if len(msg.Fields) != len(d.Fields) {
+		return false
+	}
+	for i, f := range msg.Fields {
+		have := &d.Fields[i]
+		if string(f.Name) != have.Name || f.DataTypeOID != have.DataTypeOID || f.DataTypeSize != have.DataTypeSize ||
+			f.TypeModifier != have.TypeModifier || f.TableOID != have.TableOID || f.TableAttributeNumber != have.TableAttributeNumber {
+			return false
+		}
+	}
+	return true
+}
+
+// takesParams reports whether the server's parameters are those described.
+func (d *Desc) takesParams(msg *pgproto3.ParameterDescription) bool {
+	return slices.Equal(msg.ParameterOIDs, d.paramOIDs)
+}
+
+// beginDescribe makes the caller the one who describes the statement, or returns
+// the channel that ends its wait for another who does.
+func (s *Stmt) beginDescribe() (wait chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.describing != nil {
+		return s.describing
+	}
+	s.describing = make(chan struct{})
+	return nil
+}
+
+func (s *Stmt) endDescribe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.describing)
+	s.describing = nil
+}
+
+// forget throws a description away that turned out to be out of date.
+func (s *Stmt) forget(d *Desc) { s.desc.CompareAndSwap(d, nil) }
+
+// elsewherePatience is how long a text that could not be described is left to pgx
+// alone: long enough for an application that repeats its mistake not to pay twice,
+// short enough for a table that is created a moment later.
+const elsewherePatience = time.Second
+
+func (s *Stmt) sendElsewhere() {
+	s.elsewhere.Store(time.Now().Add(elsewherePatience).UnixNano())
+}
+
+// Elsewhere reports whether calls of the statement would finish with ErrElsewhere,
+// as far as is known.
+func (s *Stmt) Elsewhere() bool {
+	until := s.elsewhere.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
+
+// Times that decide about lanes.
+const (
+	slowFloor  = 2 * time.Millisecond // a statement that never takes less is slow
+	tailTime   = 5 * time.Millisecond // one that takes longer now and then has a tail
+	tailMemory = 1000                 // executions for which a statement with a tail runs alone
+	failMemory = 16                   // the same for one that failed
+	probeRuns  = 4                    // the same for one of a group that took too long
+	bigMemory  = 64                   // the same for one with a large result
+	bigResult  = 64 << 10             // bytes
+	windowRuns = 16                   // executions after which an old minimum is forgotten
+)
+
+// times is what is learned about how long a statement takes, and what else keeps
+// it from travelling with others. The least time of late tells more than the mean:
+// on a busy machine everything takes long on average.
+type times struct {
+	alone atomic.Int32 // executions for which it still runs alone
+	known atomic.Bool  // it has been executed
+
+	lmu       sync.Mutex // guards what follows
+	floor     time.Duration
+	nextFloor time.Duration // of the window under way
+	runs      int           // in it
+	slow      atomic.Bool   // written under lmu
+}
+
+// sample learns from an execution that had the connection to itself. d is without
+// the way to the server and back. It reports whether the statement belongs into
+// another queue from now on.
+func (t *times) sample(d time.Duration) (other bool) {
+	t.lmu.Lock()
+	defer t.lmu.Unlock()
+	if !t.known.Load() || d < t.floor {
+		t.floor = d
+	}
+	if t.runs == 0 || d < t.nextFloor {
+		t.nextFloor = d
+	}
+	if t.runs++; t.runs == windowRuns {
+		t.floor, t.runs = t.nextFloor, 0
+	}
+	slow := t.floor > slowFloor
+	other = t.slow.Swap(slow) != slow || !t.known.Load()
+	t.known.Store(true)
+	if d > tailTime && !slow {
+		t.stayAlone(tailMemory)
+	}
+	return other
+}
+
+// stayAlone makes the statement run alone for at least n executions.
+func (t *times) stayAlone(n int32) {
+	for {
+		have := t.alone.Load()
+		if have >= n || t.alone.CompareAndSwap(have, n) {
+			return
+		}
+	}
+}
+
+// ran counts down.
+func (t *times) ran() {
+	if n := t.alone.Load(); n > 0 {
+		t.alone.CompareAndSwap(n, n-1) // losing a race costs one more
+	}
+}
+
+// solo reports whether the statement must run alone now.
+func (t *times) solo() bool { return !t.known.Load() || t.alone.Load() > 0 }
+
+// preparedSet are the prepared statements of one connection, the least recently
+// used first to go. It belongs to whoever has the connection.
+type preparedSet struct {
+	limit int
+	known map[*Desc]*preparedStmt
+	first *preparedStmt // least recently used
+	last  *preparedStmt
+}
+
+type preparedStmt struct {
+	d          *Desc
+	prev, next *preparedStmt
+}
+
+// use notes that a statement is about to be executed, and reports whether it must
+// be prepared first. What has to be closed to make room is in evicted.
+func (s *preparedSet) use(d *Desc) (prepare bool, evicted *Desc) {
+	if p := s.known[d]; p != nil {
+		if s.last != p {
+			s.unlink(p)
+			s.append(p)
+		}
+		return false, nil
+	}
+	if len(s.known) >= s.limit {
+		evicted = s.first.d
+		s.remove(evicted)
+	}
+	p := &preparedStmt{d: d}
+	s.known[d] = p
+	s.append(p)
+	return true, evicted
+}
+
+// remove forgets a statement.
+func (s *preparedSet) remove(d *Desc) {
+	if p := s.known[d]; p != nil {
+		delete(s.known, d)
+		s.unlink(p)
+	}
+}
+
+func (s *preparedSet) append(p *preparedStmt) {
+	p.prev, p.next = s.last, nil
+	if s.last != nil {
+		s.last.next = p
+	} else {
+		s.first = p
+	}
+	s.last = p
+}
+
+func (s *preparedSet) unlink(p *preparedStmt) {
+	if p.prev != nil {
+		p.prev.next = p.next
+	} else {
+		s.first = p.next
+	}
+	if p.next != nil {
+		p.next.prev = p.prev
+	} else {
+		s.last = p.prev
+	}
+	p.prev, p.next = nil, nil
+}
