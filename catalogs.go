@@ -206,6 +206,8 @@ func (c *Connector) loadCatalog(ctx context.Context) (*catalog.Set, error) {
 		return nil, err
 	}
 	set, err := l.loadCatalog(ctx)
+	// Where flights go through the pipeline this connection would lie idle.
+	l.bad = l.bad || c.pipe != nil && !c.pipe.Elsewhere()
 	if !l.connectionLost(err) || ctx.Err() != nil {
 		l.release()
 		return set, err

@@ -90,6 +90,10 @@ type Config struct {
 	// flight_guard=auto|session|transaction|off.
 	Guard Guard
 
+	// Executor says what runs flights. The zero value is ExecutorGeneric. DSN:
+	// flight_executor=auto|pipeline|generic.
+	Executor Executor
+
 	// CatalogTTL is how old the picture of the database's catalog may become.
 	// It is also loaded again after DDL through this process; this is for the
 	// DDL of others. 0 means 5 minutes; negative: no limit. DSN:
@@ -170,6 +174,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	err := errors.Join(
 		check("Mode", cfg.Mode <= ModeOff, "ModeFenced, ModeStrict, ModeJoin or ModeOff"),
 		check("Guard", cfg.Guard <= GuardOff, "GuardAuto, GuardSession, GuardTransaction or GuardOff"),
+		check("Executor", cfg.Executor <= ExecutorPipeline, "ExecutorGeneric, ExecutorAuto or ExecutorPipeline"),
 		check("Width", cfg.Width >= 0 && cfg.Width <= maxWidth, "1 to 1000, or 0 for 2"),
 		check("Memory", cfg.Memory >= 0, "a number of bytes, or 0 for 64 MiB"),
 		check("FlightConns", cfg.FlightConns >= 0, "0 for no limit, or more"),
@@ -180,6 +185,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	)
 	if err != nil {
 		return cfg, err
+	}
+	if cfg.Executor == ExecutorGeneric {
+		cfg.Executor = defaultExecutor
 	}
 	if cfg.Width == 0 {
 		cfg.Width = 2
@@ -232,6 +240,7 @@ type Connector struct {
 	flights  *pool
 	sessions *sessionPool
 	exec     executor
+	pipe     *pipelineExecutor // nil: flights go through exec only
 }
 
 // NewConnector makes a connector for a DSN in any form that pgx takes: a URL,
@@ -355,6 +364,9 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 	c.driver = &Driver{c: c}
 	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window})
 	if pc == nil {
+		if cfg.Executor == ExecutorPipeline {
+			return nil, fmt.Errorf("flightpg: flight_executor=pipeline cannot be used: %s", c.noPipeline())
+		}
 		return c, nil
 	}
 	c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog}
@@ -370,6 +382,9 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 	}
 	if src.hooks && cfg.PartitionKey == nil {
 		c.turnOff(ReasonHooks)
+	}
+	if why := c.noPipeline(); why != "" && cfg.Executor == ExecutorPipeline {
+		return nil, fmt.Errorf("flightpg: flight_executor=pipeline cannot be used: %s", why)
 	}
 	return c, nil
 }
@@ -419,6 +434,11 @@ func (c *Connector) leave() {
 }
 
 func (c *Connector) openPools() {
+	pipelined := c.cfg.Executor != ExecutorGeneric && c.noPipeline() == ""
+	limit := c.cfg.FlightConns
+	if pipelined {
+		limit /= minPipelineConns
+	}
 	open := func(inner driver.Connector, flights bool, limit int) *pool {
 		db := sql.OpenDB(sessionConnector{inner, c.follow, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey})
 		db.SetMaxOpenConns(limit)
@@ -427,10 +447,14 @@ func (c *Connector) openPools() {
 		db.SetConnMaxLifetime(c.cfg.MaxLifetime)
 		return &pool{DB: db, partition: c.cfg.PartitionKey, maxIdle: c.cfg.MaxIdle}
 	}
-	c.flights = open(c.source.flights, true, c.cfg.FlightConns)
+	c.flights = open(c.source.flights, true, limit)
 	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns), cap: c.cfg.SessionConns}
 	c.flights.other, c.sessions.db.other = c.sessions.db, c.flights
 	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff}
+	if pipelined {
+		c.pipe = newPipelineExecutor(c)
+		c.flights.pipe = c.pipe.Pool
+	}
 	c.opened.Store(true)
 }
 
@@ -445,6 +469,9 @@ func (c *Connector) Close() error {
 		return nil
 	}
 	c.table.Clear()
+	if c.pipe != nil {
+		c.pipe.Close()
+	}
 	return errors.Join(c.flights.Close(), c.sessions.db.Close())
 }
 

@@ -44,6 +44,10 @@ var params = []param{
 		c.Guard, err = parseGuard(v)
 		return err
 	}},
+	{"flight_executor", "auto, pipeline or generic", func(c *Config, v string) (err error) {
+		c.Executor, err = parseExecutor(v)
+		return err
+	}},
 	{"flight_catalog_ttl", "a duration such as 30s or 5m, above 0", func(c *Config, v string) error {
 		if err := setDuration(&c.CatalogTTL, v); err != nil || c.CatalogTTL == 0 {
 			return errRange

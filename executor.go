@@ -45,7 +45,14 @@ type launch struct {
 }
 
 // Run implements flight.Runner.
-func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (res *result, err error) {
+func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
+	return l.run(ctx, func(ctx context.Context) (*result, error) {
+		return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
+	})
+}
+
+// run executes the flight under the connector's timeout.
+func (l *launch) run(ctx context.Context, execute func(context.Context) (*result, error)) (res *result, err error) {
 	timeout := l.c.cfg.Timeout
 	if timeout > 0 {
 		// No deadline on the context: live rows outlast the flight, under their
@@ -60,7 +67,7 @@ func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (res *resul
 			}
 		}()
 	}
-	res, err = l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
+	res, err = execute(ctx)
 	if err != nil && context.Cause(ctx) == errFlightTimeout {
 		return nil, fmt.Errorf("flightpg: the shared read took longer than flight_timeout (%v): %w", timeout, context.DeadlineExceeded)
 	}
@@ -219,11 +226,7 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r read) (*result, Reason
 	f, leader := c.table.Enter(flight.Key{Text: r.v.keyed, Args: key}, mode.rule())
 	*buf = key
 	keyBuffers.Put(buf)
-	if leader {
-		r.args = copyArgs(r.args)
-		f.Launch(ctx, &launch{c: c, r: r})
-	}
-	res, err := f.Wait(ctx)
+	res, err := c.join(ctx, f, leader, r)
 	if why, ok := err.(bypassError); ok {
 		return nil, Reason(why), nil
 	}
@@ -236,6 +239,19 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r read) (*result, Reason
 		return nil, why, nil
 	}
 	return res, ReasonNone, nil
+}
+
+// join waits for a flight that the caller has entered, and runs it if it leads.
+func (c *Connector) join(ctx context.Context, f *flight.Flight[*result], leader bool, r read) (*result, error) {
+	if !leader {
+		return f.Wait(ctx)
+	}
+	r.args = copyArgs(r.args)
+	if st := c.pipe.serves(&r); st != nil {
+		return f.Lead(ctx, &pipelineLaunch{launch: launch{c: c, r: r}, x: c.pipe, st: st})
+	}
+	f.Launch(ctx, &launch{c: c, r: r})
+	return f.Wait(ctx)
 }
 
 // shape returns the number of parameters of a statement, or the error that

@@ -266,7 +266,7 @@ func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_
 	if err := eqb.Build(conn.TypeMap(), sd, call.args); err != nil {
 		return nil, err
 	}
-	p := &pipeline{Pipeline: conn.PgConn().StartPipeline(ctx), s: s}
+	p := &txPipeline{Pipeline: conn.PgConn().StartPipeline(ctx), s: s}
 	p.SendQueryParams("BEGIN READ ONLY", nil, nil, nil, nil)
 	p.SendQueryParams(r.query, eqb.ParamValues, oids, eqb.ParamFormats, formats)
 	p.SendPipelineSync()
@@ -293,17 +293,17 @@ func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_
 	return rows, nil
 }
 
-// pipeline is the way of a query and its transaction to the server and back. The
+// txPipeline is the way of a query and its transaction to the server and back. The
 // first flight of a text waits for the query's end before it sends the ROLLBACK:
 // that is when a write shows, and then the locks must go with it, see unlock.
-type pipeline struct {
+type txPipeline struct {
 	*pgconn.Pipeline
 	s          *session
 	rolledBack bool // is on its way, at least
 }
 
 // rollback queues what ends the transaction that ended with err.
-func (p *pipeline) rollback(err error) {
+func (p *txPipeline) rollback(err error) {
 	p.rolledBack = true
 	p.SendQueryParams("ROLLBACK", nil, nil, nil, nil)
 	if refused(err) {
@@ -314,7 +314,7 @@ func (p *pipeline) rollback(err error) {
 
 // end reads what is left of the answers; err is the query's. The session may be
 // used again only if the server says that no transaction is open.
-func (p *pipeline) end(err error) {
+func (p *txPipeline) end(err error) {
 	if !p.rolledBack && !p.s.dead() {
 		p.rollback(err)
 		_ = p.Flush() // its errors show in the session's state
@@ -334,7 +334,7 @@ func (p *pipeline) end(err error) {
 const unlock = "SELECT pg_catalog.pg_advisory_unlock_all()"
 
 // query sends what the pipeline holds and reads the answers up to the query's.
-func (p *pipeline) query() (*pgconn.ResultReader, error) {
+func (p *txPipeline) query() (*pgconn.ResultReader, error) {
 	if err := p.Flush(); err != nil {
 		return nil, err
 	}

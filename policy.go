@@ -15,6 +15,7 @@ import (
 	"github.com/flightpg/flightpg/internal/catalog"
 	"github.com/flightpg/flightpg/internal/flight"
 	"github.com/flightpg/flightpg/internal/judge"
+	"github.com/flightpg/flightpg/internal/pipeline"
 	"github.com/flightpg/flightpg/internal/sqlscan"
 )
 
@@ -276,6 +277,8 @@ type verdict struct {
 
 	// Under GuardTransaction: the types of parameters and columns, or nil.
 	description atomic.Pointer[pgconn.StatementDescription]
+
+	pipelined atomic.Pointer[pipeline.Stmt] // what the pipeline knows of it, or nil
 
 	flown    atomic.Bool  // a flight has landed that the guard did not stop
 	refused  atomic.Bool  // the guard has stopped it

@@ -185,51 +185,93 @@ func sizeOf(v driver.Value) (int64, bool) {
 // buffer reads rows into a result and closes them, unless they do not fit: then
 // the result ends in live rows, which then own rows.
 func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
-	r := &result{cols: copyColumns(rows), budget: budget}
-	width := len(r.cols.names)
-	var chunk []driver.Value
-	used, reserved := int64(resultSize+columnSize*width), int64(0)
-	row := make([]driver.Value, width)
-	n := 0
-	for ; ; n++ {
-		raw, err := nextRow(rows, row)
+	var b buffering
+	b.begin(copyColumns(rows), budget, maxResult)
+	for {
+		raw, err := nextRow(rows, b.row)
 		if err != nil {
-			r.end(rows, err)
+			b.res.end(rows, err)
 			break
 		}
-		size, ok := copyRow(row)
-		size += r.raw.add(raw, row)
-		used += size
-		switch {
-		case !ok:
-			r.why = ReasonUnshareable
-		case used > maxResult:
-			r.why = ReasonOverflow
-		case used > reserved:
-			// Reserve ahead, so that a small result asks once.
-			step := min(max(used, 2*reserved), maxResult) - reserved
-			if !budget.take(step) {
-				r.why = ReasonMemory
-				break
-			}
-			reserved += step
-		}
-		if r.why != ReasonNone {
-			r.live = &liveRows{rows: rows, first: row}
-			used -= size
+		if !b.add(raw) {
+			b.res.live = &liveRows{rows: rows, first: b.row}
 			break
 		}
-		if len(chunk)+width > cap(chunk) {
-			r.add(chunk)
-			chunk = make([]driver.Value, 0, width*chunkRows(n, width))
-		}
-		chunk = append(chunk, row...)
 	}
-	r.add(chunk)
-	r.rows = n
-	r.bytes = min(used, reserved)
-	budget.give(reserved - r.bytes)
+	return b.finish()
+}
+
+// buffering is a result in the making.
+type buffering struct {
+	res            *result
+	row            []driver.Value // the next one
+	chunk          []driver.Value
+	used, reserved int64
+	maxResult      int64
+	n              int // rows that are in
+}
+
+func (b *buffering) begin(cols *columns, budget *budget, maxResult int64) {
+	width := len(cols.names)
+	*b = buffering{
+		res:       &result{cols: cols, budget: budget},
+		row:       make([]driver.Value, width),
+		used:      int64(resultSize + columnSize*width),
+		maxResult: maxResult,
+	}
+}
+
+// add takes the row in, whose wire form is raw. It reports false if it does not
+// fit: then the row stays where it is.
+func (b *buffering) add(raw [][]byte) bool {
+	r := b.res
+	size, ok := copyRow(b.row)
+	size += r.raw.add(raw, b.row)
+	b.used += size
+	switch {
+	case !ok:
+		r.why = ReasonUnshareable
+	case b.used > b.maxResult:
+		r.why = ReasonOverflow
+	case b.used > b.reserved:
+		// Reserve ahead, so that a small result asks once.
+		step := min(max(b.used, 2*b.reserved), b.maxResult) - b.reserved
+		if !r.budget.take(step) {
+			r.why = ReasonMemory
+			break
+		}
+		b.reserved += step
+	}
+	if r.why != ReasonNone {
+		b.used -= size
+		return false
+	}
+	width := len(b.row)
+	if len(b.chunk)+width > cap(b.chunk) {
+		r.add(b.chunk)
+		b.chunk = make([]driver.Value, 0, width*chunkRows(b.n, width))
+	}
+	b.chunk = append(b.chunk, b.row...)
+	b.n++
+	return true
+}
+
+// finish returns the result.
+func (b *buffering) finish() *result {
+	r := b.res
+	r.add(b.chunk)
+	r.rows = b.n
+	r.bytes = min(b.used, b.reserved)
+	r.budget.give(b.reserved - r.bytes)
 	return r
+}
+
+// discard gives back what was taken for a result that nobody gets.
+func (b *buffering) discard() {
+	if b.res != nil {
+		b.res.budget.give(b.reserved)
+	}
+	*b = buffering{}
 }
 
 func (r *result) add(chunk []driver.Value) {

@@ -2,7 +2,10 @@
 
 package flightpg
 
-import "database/sql/driver"
+import (
+	"database/sql/driver"
+	"fmt"
+)
 
 // Up to Go 1.26 database/sql scans driver.Values only, and what the server has
 // sent is not needed once it is decoded.
@@ -20,6 +23,17 @@ func (rawValues) add([][]byte, []driver.Value) int64 { return 0 }
 // nextRow reads the next row.
 func nextRow(rows driver.Rows, row []driver.Value) (raw [][]byte, err error) {
 	return nil, rows.Next(row)
+}
+
+// decodeRow decodes a row from the wire.
+func decodeRow(w *wireColumns, raw [][]byte, row []driver.Value) ([][]byte, error) {
+	for i, src := range raw {
+		var err error
+		if row[i], err = w.value(i, src); err != nil {
+			return nil, fmt.Errorf("convert field %d failed: %w", i, err)
+		}
+	}
+	return nil, nil
 }
 
 // rows returns the replay as database/sql shall see it.

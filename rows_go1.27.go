@@ -111,9 +111,14 @@ func nextRow(rows driver.Rows, row []driver.Value) (raw [][]byte, err error) {
 	if err := r.advance(); err != nil {
 		return nil, err
 	}
-	raw = r.source.RawValues()
+	return decodeRow(r.wireColumns, r.source.RawValues(), row)
+}
+
+// decodeRow decodes a row from the wire, and returns what is to be kept of that.
+func decodeRow(w *wireColumns, raw [][]byte, row []driver.Value) ([][]byte, error) {
 	for i, src := range raw {
-		if row[i], err = r.value(i, src); err != nil {
+		var err error
+		if row[i], err = w.value(i, src); err != nil {
 			row[i] = badValue{err}
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
 // session is one connection of the inner driver and what flightpg knows of it.
@@ -492,8 +494,9 @@ type pool struct {
 	*sql.DB
 	partition func(context.Context) string
 	maxIdle   int
-	other     *pool        // of the same connector
-	closed    atomic.Int64 // when idle connections were closed to make room, in Unix nanoseconds
+	other     *pool          // of the same connector
+	pipe      *pipeline.Pool // whose connections are for flights too, or nil
+	closed    atomic.Int64   // when idle connections were closed to make room, in Unix nanoseconds
 }
 
 // borrow takes a session from the pool, or opens one.
@@ -585,6 +588,10 @@ func (p *pool) makesRoom() bool {
 
 // closeIdle closes what lies idle.
 func (p *pool) closeIdle() {
+	if p.pipe != nil && p.pipe.Stats().Idle > 0 {
+		p.closed.Store(time.Now().UnixNano())
+		p.pipe.CloseIdle()
+	}
 	if p.Stats().Idle > 0 {
 		p.closed.Store(time.Now().UnixNano())
 		p.SetMaxIdleConns(-1)

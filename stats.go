@@ -115,6 +115,12 @@ func (c *Connector) Stats() Stats {
 		s.Retries, s.Refused = c.exec.counts()
 		s.Evictions = c.sessions.evictions.Load()
 		s.FlightBackends = c.flights.Stats().OpenConnections
+		if c.pipe != nil {
+			retries, refused := c.pipe.counts()
+			s.Retries += retries
+			s.Refused += refused
+			s.FlightBackends += c.pipe.Stats().Open
+		}
 		s.SessionBackends = c.sessions.db.Stats().OpenConnections
 	}
 	return s

@@ -173,7 +173,7 @@ func (k *conn) send() bool {
 	k.head, k.failed = 0, false
 	kept := k.group[:0]
 	for _, c := range k.group {
-		if !c.describe && !c.read.Dispatch() {
+		if !c.read.Dispatch() {
 			c.tell(ErrAbandoned)
 			continue
 		}
@@ -354,7 +354,7 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 			}
 			k.begin(c)
 			if !c.read.Row(msg.Values) {
-				return k.goLive(c)
+				return k.goLive(c, msg.Values)
 			}
 		case *pgproto3.BindComplete, *pgproto3.CloseComplete:
 		case *pgproto3.CommandComplete, *pgproto3.EmptyQueryResponse:
@@ -495,6 +495,7 @@ func (k *conn) fail(ctx context.Context, c *Call, err *pgconn.PgError) answer {
 	c.settled = true
 	stray := err.Code == "57014" && k.cancelled && c.strays < maxStrays // query_canceled
 	k.cancelMu.Unlock()
+	stray = stray && !c.abandonedNow()
 
 	end := answerEnded
 	switch {
@@ -618,8 +619,9 @@ func (k *conn) learn() {
 		p.sortLocked()
 	}
 	usual := p.groupTime
-	if k.lane == &p.fast && !k.stuck {
-		p.groupTime += (took - p.groupTime) / 8
+	if k.lane == &p.fast {
+		// A statement that hangs must not make everything else look fast.
+		p.groupTime += (min(took, 2*p.lateLocked()) - p.groupTime) / 8
 	}
 	p.mu.Unlock()
 	if len(k.group) > 1 && took > max(tailTime, 8*usual) {

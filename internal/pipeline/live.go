@@ -22,7 +22,7 @@ type Rows struct {
 
 // goLive makes the rest of the head's answer live rows. Calls behind it in the
 // group do not wait for whoever reads them: they run again elsewhere.
-func (k *conn) goLive(c *Call) answer {
+func (k *conn) goLive(c *Call, row [][]byte) answer {
 	p := k.p
 	rest := append([]*Call(nil), k.group[k.head+1:]...)
 	k.group = k.group[:k.head+1]
@@ -36,7 +36,7 @@ func (k *conn) goLive(c *Call) answer {
 	p.mu.Unlock()
 	p.requeue(rest, nil)
 	k.reader = nil
-	c.live = &Rows{k: k, c: c}
+	c.live = &Rows{k: k, c: c, values: row}
 	c.finish(nil)
 	return answerEnded
 }
@@ -96,7 +96,8 @@ func (r *Rows) end(err error, usable bool) {
 	r.k.finishGroup(context.Background())
 }
 
-// RawValues returns the row's values, valid until the next call of Next.
+// RawValues returns the row's values, valid until the next call of Next: before the
+// first, those of the row that the Read did not take any more.
 func (r *Rows) RawValues() [][]byte { return r.values }
 
 // FieldDescriptions returns the columns.

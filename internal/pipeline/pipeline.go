@@ -99,7 +99,7 @@ var (
 	// its turn came: Dispatch reported false, or Finish's context ended.
 	ErrAbandoned = errors.New("flightpg: every caller of the shared read has gone")
 	// ErrClosed is the outcome of calls that wait when the pool is closed.
-	ErrClosed = errors.New("flightpg: the connector is closed")
+	ErrClosed = errors.New("sql: database is closed") // as database/sql says it
 	// ErrElsewhere says that the call cannot be served here, and that nothing
 	// was executed: run it through pgx. It is the outcome of whatever pgx itself
 	// refuses, so that its users see its own errors.
@@ -108,8 +108,8 @@ var (
 
 // Read is what a call executes for, and where its answer goes.
 type Read interface {
-	// Dispatch is called just before the first byte leaves for the server. If
-	// it reports false, nothing is sent.
+	// Dispatch is called just before a byte leaves for the server, each time.
+	// If it reports false, nothing is sent.
 	Dispatch() bool
 	// Start is called when the answer begins, or begins anew on another
 	// connection: what came before is void. The link is for this goroutine

@@ -31,6 +31,7 @@ type Pool struct {
 	roundTrip time.Duration // the least that was measured
 	groupTime time.Duration // that a fast group takes, on average
 	ticking   bool
+	tickAt    time.Time
 	ticker    *time.Timer
 	aging     bool
 	ager      *time.Timer
@@ -345,7 +346,12 @@ func (p *Pool) growLocked() {
 	}
 	want := p.slow.n
 	if p.fast.n > 0 {
-		want += min(p.fast.n, max(p.widthLocked()-p.fastConns, 0))
+		width := p.widthLocked()
+		more := min(p.fast.n, max(width-p.fastConns, 0))
+		if len(p.conns) > width {
+			more = min(more, 1) // in place of those that are stuck, by and by
+		}
+		want += more
 	}
 	const atOnce = 8 // a server forks for each
 	for p.dialing < min(want-len(p.free), atOnce) && (p.cfg.Max == 0 || len(p.conns)+p.dialing < p.cfg.Max) {
@@ -423,13 +429,16 @@ func (p *Pool) tickLocked() {
 	if p.ticking || p.closed || p.fast.n+p.slow.n == 0 {
 		return
 	}
-	p.ticking = true
+	p.ticking, p.tickAt = true, time.Now().Add(tickTime)
 	if p.ticker == nil {
 		p.ticker = time.AfterFunc(tickTime, p.tick)
 	} else {
 		p.ticker.Reset(tickTime)
 	}
 }
+
+// lateLocked returns after how much time an answer of the fast queue is late.
+func (p *Pool) lateLocked() time.Duration { return max(stuckTime+p.roundTrip, 4*p.groupTime) }
 
 // tick counts connections no more whose answers do not come, so that others take
 // their place, and learns from unknown statements on them.
@@ -441,7 +450,8 @@ func (p *Pool) tick() {
 		return
 	}
 	now := time.Now()
-	late := max(stuckTime+p.roundTrip, 4*p.groupTime)
+	// On a busy machine everything takes long, this function's timer too.
+	late := p.lateLocked() + 4*max(now.Sub(p.tickAt), 0)
 	other := false
 	for k := range p.conns {
 		if k.lane != &p.fast || k.stuck || now.Sub(k.began) < late {

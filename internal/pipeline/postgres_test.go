@@ -87,6 +87,16 @@ func (p *testPool) exec(t testing.TB, sql string) {
 	}
 }
 
+// running returns how many backends run a query like that.
+func (p *testPool) running(t testing.TB, like string) (n int) {
+	t.Helper()
+	err := p.other.QueryRow(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND datname = current_database() AND position($1 in query) > 0", like).Scan(&n)
+	if err != nil {
+		t.Error(err)
+	}
+	return n
+}
+
 func (p *testPool) stmt(text string) *Stmt {
 	st, _ := p.stmts.LoadOrStore(text, NewStmt(text, nil))
 	return st.(*Stmt)
@@ -327,8 +337,12 @@ func TestCall_LeaderLeaves(t *testing.T) {
 		}
 		cancel()
 		c.Finish(context.Background())
-		if c.Err() != nil || r.String() != "3" || r.dispatched != 1 {
-			t.Errorf("Finish: %q, %v, dispatched %d times; want 3, once", r, c.Err(), r.dispatched)
+		trips := 2 // one to describe it
+		if warm {
+			trips = 1
+		}
+		if c.Err() != nil || r.String() != "3" || r.dispatched > trips {
+			t.Errorf("Finish: %q, %v, sent %d times; want 3, %d", r, c.Err(), r.dispatched, trips)
 		}
 	}
 	if s := p.Stats(); s.Cancels != 0 {
@@ -368,10 +382,13 @@ func TestCall_LeavesInTheMiddleOfAnAnswer(t *testing.T) {
 func TestCall_Abandoned(t *testing.T) {
 	p := openPool(t, nil)
 	const text = "SELECT $1::int FROM pg_sleep(60)"
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := p.query(ctx, text, 1); err != context.DeadlineExceeded {
-		t.Errorf("Query = %v; want %v", err, context.DeadlineExceeded)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		waitFor(t, "the query to run", func() bool { return p.running(t, "pg_sleep(60)") == 1 })
+		cancel()
+	}()
+	if _, err := p.query(ctx, text, 1); err != context.Canceled {
+		t.Errorf("Query = %v; want %v", err, context.Canceled)
 	}
 	waitFor(t, "the query to be cancelled", func() bool { s := p.Stats(); return s.Cancels == 1 && s.Open == s.Idle })
 	p.want(t, "2", "SELECT $1::int", 2)
@@ -421,7 +438,6 @@ func TestPool_CancelStorm(t *testing.T) {
 }
 
 func TestPool_StatementTimeout(t *testing.T) {
-	var runs atomic.Int64
 	p := openPool(t, nil)
 	p.cfg.Connect = func(ctx context.Context) (*Link, error) {
 		return connectTo(ctx, p.dsn, func(c *pgx.ConnConfig) { c.RuntimeParams["statement_timeout"] = "50ms" })
@@ -431,10 +447,9 @@ func TestPool_StatementTimeout(t *testing.T) {
 	if !c.Run(context.Background()) || code(c.Err()) != "57014" {
 		t.Errorf("Run = %v; want the server's timeout", c.Err())
 	}
-	if r.dispatched != 1 {
-		t.Errorf("ran %d times; want once", r.dispatched)
+	if r.dispatched != 2 {
+		t.Errorf("sent %d times; want 2: to describe it, and once to run it", r.dispatched)
 	}
-	_ = &runs
 }
 
 func TestPool_ConnectionLost(t *testing.T) {
@@ -468,6 +483,7 @@ func TestPool_SlowBesideFast(t *testing.T) {
 	p := openPool(t, nil)
 	p.want(t, "1", "SELECT $1::int", 1)
 	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
 	var slow, fast atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 {
@@ -492,7 +508,7 @@ func TestPool_SlowBesideFast(t *testing.T) {
 
 func TestRows_Live(t *testing.T) {
 	p := openPool(t, nil)
-	const text = "SELECT i FROM generate_series(1, $1::int) i"
+	const text = "SELECT generate_series(1, $1::int)"
 	live := func(ctx context.Context, n int) (*reading, *Rows) {
 		r := &reading{max: 3}
 		c := p.NewCall(p.stmt(text), []any{n}, r)

@@ -1,0 +1,335 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/pipeline"
+)
+
+// Executor says what runs flights.
+type Executor uint8
+
+const (
+	// ExecutorGeneric runs each flight in a goroutine of its own, on a session of
+	// the flight pool, through pgx or whatever the inner driver is. The default.
+	ExecutorGeneric Executor = iota
+	// ExecutorAuto uses ExecutorPipeline where it can, and ExecutorGeneric for
+	// everything else.
+	ExecutorAuto
+	// ExecutorPipeline runs flights in their leaders' goroutines, on connections
+	// taken over from pgx, and sends those that wait for one together. What it
+	// cannot serve (single calls in another pgx.QueryExecMode, servers behind a
+	// pooler) goes the generic way all the same; a connector for which it can
+	// never be used is refused.
+	ExecutorPipeline
+)
+
+var executorNames = [...]string{ExecutorGeneric: "generic", ExecutorAuto: "auto", ExecutorPipeline: "pipeline"}
+
+// String returns the executor's name as in the flight_executor parameter.
+func (e Executor) String() string {
+	if int(e) < len(executorNames) {
+		return executorNames[e]
+	}
+	return fmt.Sprintf("Executor(%d)", uint8(e))
+}
+
+func parseExecutor(name string) (Executor, error) {
+	for e, n := range executorNames {
+		if n == name {
+			return Executor(e), nil
+		}
+	}
+	return 0, errRange
+}
+
+// minPipelineConns is the least Config.FlightConns with which the flight pool can
+// be divided.
+const minPipelineConns = 4
+
+// noPipeline says why the pipeline cannot serve a connector at all, or "".
+func (c *Connector) noPipeline() string {
+	pc, cfg := c.source.config, &c.cfg
+	switch {
+	case pc == nil:
+		return "the inner driver is not pgx"
+	case c.source.pooled:
+		return "the connections belong to a pool"
+	case c.viaStmt == viaStmt:
+		return "pgx does not prepare every statement: default_query_exec_mode, statement_cache_capacity"
+	case pc.Tracer != nil:
+		return "pgx's tracer must see each query"
+	case !ownWatcher(pc):
+		return "queries are cancelled by a handler of the application's own"
+	case cfg.Guard == GuardTransaction:
+		return "flight_guard=transaction"
+	case cfg.BeforeConnect != nil, cfg.ResetSession != nil, cfg.ShouldPing != nil, cfg.PartitionKey != nil:
+		return "hooks look at each use of a connection"
+	case cfg.FlightConns > 0 && cfg.FlightConns < minPipelineConns:
+		return fmt.Sprintf("flight_conns is below %d", minPipelineConns)
+	}
+	return ""
+}
+
+// ownWatcher reports whether flights of a config cancel their queries as flightpg
+// does.
+func ownWatcher(pc *pgx.ConnConfig) bool {
+	return sameFunc(cancelling(pc).BuildContextWatcherHandler, cancelRequest)
+}
+
+// pipelineExecutor runs flights through a pipeline.Pool.
+type pipelineExecutor struct {
+	*pipeline.Pool
+	c       *Connector
+	refused atomic.Uint64
+}
+
+func newPipelineExecutor(c *Connector) *pipelineExecutor {
+	x := &pipelineExecutor{c: c}
+	limit := c.cfg.FlightConns
+	limit -= limit / minPipelineConns // the rest is the generic executor's
+	x.Pool = pipeline.New(pipeline.Config{
+		Connect:     x.connect,
+		Full:        tooMany,
+		Tainted:     x.tainted,
+		Formats:     binaryResults,
+		Max:         limit,
+		Statements:  c.source.config.StatementCacheCapacity,
+		MaxIdle:     c.cfg.MaxIdle,
+		MaxIdleTime: max(c.cfg.MaxIdleTime, 0),
+		MaxLifetime: c.cfg.MaxLifetime,
+	})
+	return x
+}
+
+// connect opens a connection for the pool, armed as any flight session.
+func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) {
+	c := x.c
+	sc := sessionConnector{inner: c.source.flights, follow: c.follow, flights: true, guard: c.cfg.Guard}
+	dc, err := sc.Connect(ctx)
+	if tooMany(err) && c.sessions.db.makesRoom() {
+		// The backends of those closed take their time to end.
+		for n := 0; n < 100 && tooMany(err); n++ {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, err
+			}
+			c.sessions.db.closeIdle()
+			dc, err = sc.Connect(ctx)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := dc.(*session)
+	if s.guard == GuardTransaction { // a pooler
+		_ = s.Close()
+		return nil, pipeline.ErrElsewhere
+	}
+	grouped := false
+	if s.guard == GuardSession {
+		// Under a higher isolation level a group would share its snapshot, and
+		// serialization failures.
+		results, err := s.pgx.Conn().PgConn().Exec(ctx, "SHOW default_transaction_isolation").ReadAll()
+		if err != nil {
+			_ = s.Close()
+			return nil, err
+		}
+		grouped = string(results[0].Rows[0][0]) == "read committed"
+	}
+	l := &pipelineLink{s: s, columns: make(map[*pipeline.Desc]*columns)}
+	return &pipeline.Link{PgConn: s.pgx.Conn().PgConn(), Types: s.pgx.Conn().TypeMap(), Grouped: grouped, User: l, Expired: s.old}, nil
+}
+
+// tainted is told of a statement that changed its session's settings.
+func (x *pipelineExecutor) tainted(st *pipeline.Stmt, setting, value string) {
+	if setting == readOnly && value != "on" {
+		st.User.(*verdict).refuse() // it turned the guard off: never again on a flight
+	}
+}
+
+// counts returns what executor.counts does.
+func (x *pipelineExecutor) counts() (retries, refused uint64) {
+	s := x.Stats()
+	return s.Lost + s.Strays + s.Stale, x.refused.Load()
+}
+
+// serves returns the statement if the pipeline can run the read.
+func (x *pipelineExecutor) serves(r *read) *pipeline.Stmt {
+	if x == nil || r.via != viaQuery || r.query == "" || x.Elsewhere() {
+		return nil
+	}
+	if len(r.args) > 0 {
+		switch r.args[0].Value.(type) {
+		case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
+			return nil
+		}
+	}
+	st := r.v.pipelined.Load()
+	if st == nil {
+		st = pipeline.NewStmt(r.query, r.v)
+		if !r.v.pipelined.CompareAndSwap(nil, st) {
+			st = r.v.pipelined.Load()
+		}
+	}
+	if st.Elsewhere() {
+		return nil
+	}
+	return st
+}
+
+// pipelineLink is what the driver keeps with a connection of the pipeline.
+type pipelineLink struct {
+	s       *session
+	columns map[*pipeline.Desc]*columns
+}
+
+// maxColumns bounds the results whose columns a connection remembers.
+const maxColumns = 1024
+
+func (l *pipelineLink) columnsOf(d *pipeline.Desc) *columns {
+	cols := l.columns[d]
+	if cols == nil {
+		if len(l.columns) >= maxColumns {
+			clear(l.columns)
+		}
+		cols = copyColumns(&wireRows{wireColumns: newWireColumns(l.s, d.Fields)})
+		l.columns[d] = cols
+	}
+	return cols
+}
+
+// pipelineLaunch is the flight.Inline of a read that the pipeline runs. It is the
+// pipeline.Read as well.
+type pipelineLaunch struct {
+	launch
+	x    *pipelineExecutor
+	st   *pipeline.Stmt
+	f    *flight.Flight[*result]
+	call *pipeline.Call
+	done bool // the call is finished
+
+	cols *columns // of the answer, or nil: it has not begun
+	buf  buffering
+	tail error // what the answer ends with, for its readers
+}
+
+// RunInline implements flight.Inline.
+func (l *pipelineLaunch) RunInline(ctx context.Context, f *flight.Flight[*result]) (res *result, err error, more bool) { //nolint:revive // as flight has it
+	if l.c.cfg.Timeout > 0 {
+		return nil, nil, true
+	}
+	l.begin(f)
+	if l.done = l.call.Run(ctx); !l.done || l.call.Live() != nil || l.call.Err() == pipeline.ErrElsewhere {
+		return nil, nil, true
+	}
+	res, err = l.outcome()
+	return res, err, false
+}
+
+func (l *pipelineLaunch) begin(f *flight.Flight[*result]) {
+	args := make([]any, len(l.r.args))
+	for i, a := range l.r.args {
+		args[i] = a.Value
+	}
+	l.f = f
+	l.call = l.x.NewCall(l.st, args, l)
+}
+
+// Run implements flight.Runner: it goes on from where RunInline left off.
+func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
+	return l.run(ctx, func(ctx context.Context) (*result, error) {
+		if l.call == nil {
+			l.begin(f)
+		}
+		if !l.done {
+			l.call.Finish(ctx)
+			l.done = true
+		}
+		if l.call.Err() == pipeline.ErrElsewhere {
+			return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
+		}
+		if live := l.call.Live(); live != nil {
+			live.Watch(ctx)
+			res := l.buf.finish()
+			res.live = &liveRows{
+				rows:   &wireRows{wireColumns: l.cols.wire, source: live},
+				first:  l.buf.row,
+				cancel: f.TakeCancel(),
+				done:   func() {},
+			}
+			return res, nil
+		}
+		return l.outcome()
+	})
+}
+
+// outcome is that of a finished call.
+func (l *pipelineLaunch) outcome() (*result, error) {
+	err := l.call.Err()
+	var why bypassError
+	switch {
+	case err == nil:
+		if !l.r.v.flown.Load() {
+			l.r.v.flown.Store(true)
+		}
+	case refused(err):
+		l.buf.discard()
+		l.r.v.refuse()
+		l.x.refused.Add(1)
+		return nil, bypassError(ReasonRefused)
+	case errors.As(err, &why):
+		l.x.c.turnOff(Reason(why)) // a matter of the server, not of the statement
+		return nil, why
+	case errors.Is(err, pipeline.ErrAbandoned):
+		l.buf.discard()
+		return nil, flight.ErrAbandoned
+	case l.buf.n == 0:
+		l.buf.discard()
+		return nil, err
+	}
+	res := l.buf.finish()
+	if res.tail = l.tail; err != nil {
+		res.tail, res.closed = err, err
+	}
+	return res, nil
+}
+
+// Dispatch implements pipeline.Read.
+func (l *pipelineLaunch) Dispatch() bool { return l.f.Dispatch() }
+
+// Start implements pipeline.Read.
+func (l *pipelineLaunch) Start(link *pipeline.Link, d *pipeline.Desc) {
+	l.buf.discard()
+	l.cols, l.tail = link.User.(*pipelineLink).columnsOf(d), nil
+	l.buf.begin(l.cols, &l.c.budget, l.c.cfg.MaxResult)
+}
+
+// Row implements pipeline.Read.
+func (l *pipelineLaunch) Row(values [][]byte) bool {
+	if l.tail != nil {
+		return true // the rest is nobody's
+	}
+	raw, err := decodeRow(l.cols.wire, values, l.buf.row)
+	if err != nil {
+		l.tail = err
+		return true
+	}
+	return l.buf.add(raw)
+}
+
+var (
+	_ flight.Inline[*result] = (*pipelineLaunch)(nil)
+	_ pipeline.Read          = (*pipelineLaunch)(nil)
+	_ wireSource             = (*pipeline.Rows)(nil)
+	_ driver.Rows            = (*wireRows)(nil)
+)
