@@ -246,10 +246,11 @@ func (c *Connector) join(ctx context.Context, f *flight.Flight[*result], leader 
 	if !leader {
 		return f.Wait(ctx)
 	}
-	r.args = copyArgs(r.args)
 	if st := c.pipe.serves(&r); st != nil {
-		return f.Lead(ctx, &pipelineLaunch{launch: launch{c: c, r: r}, x: c.pipe, st: st})
+		l := &pipelineLaunch{launch: launch{c: c, r: r}, x: c.pipe, st: st}
+		return f.Lead(ctx, l)
 	}
+	r.args = copyArgs(r.args)
 	f.Launch(ctx, &launch{c: c, r: r})
 	return f.Wait(ctx)
 }

@@ -212,11 +212,13 @@ func (l *pipelineLink) columnsOf(d *pipeline.Desc) *columns {
 // pipeline.Read as well.
 type pipelineLaunch struct {
 	launch
-	x    *pipelineExecutor
-	st   *pipeline.Stmt
-	f    *flight.Flight[*result]
-	call *pipeline.Call
-	done bool // the call is finished
+	x     *pipelineExecutor
+	st    *pipeline.Stmt
+	f     *flight.Flight[*result]
+	call  pipeline.Call
+	args  [4]any
+	began bool // the call is made
+	done  bool // it is finished
 
 	cols *columns // of the answer, or nil: it has not begun
 	buf  buffering
@@ -237,18 +239,31 @@ func (l *pipelineLaunch) RunInline(ctx context.Context, f *flight.Flight[*result
 }
 
 func (l *pipelineLaunch) begin(f *flight.Flight[*result]) {
-	args := make([]any, len(l.r.args))
-	for i, a := range l.r.args {
-		args[i] = a.Value
+	l.f, l.began = f, true
+	l.call.Init(l.x.Pool, l.st, l.values(), l)
+}
+
+// Detach implements flight.Inline: the arguments are the caller's again when it
+// returns.
+func (l *pipelineLaunch) Detach() {
+	l.r.args = copyArgs(l.r.args)
+	if l.began {
+		l.call.SetArgs(l.values())
 	}
-	l.f = f
-	l.call = l.x.NewCall(l.st, args, l)
+}
+
+func (l *pipelineLaunch) values() []any {
+	values := l.args[:0]
+	for _, a := range l.r.args {
+		values = append(values, a.Value)
+	}
+	return values
 }
 
 // Run implements flight.Runner: it goes on from where RunInline left off.
 func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
 	return l.run(ctx, func(ctx context.Context) (*result, error) {
-		if l.call == nil {
+		if !l.began {
 			l.begin(f)
 		}
 		if !l.done {
@@ -319,7 +334,7 @@ func (l *pipelineLaunch) Row(values [][]byte) bool {
 	if l.tail != nil {
 		return true // the rest is nobody's
 	}
-	raw, err := decodeRow(l.cols.wire, values, l.buf.row)
+	raw, err := decodeRow(l.cols.wire, values, l.buf.next())
 	if err != nil {
 		l.tail = err
 		return true

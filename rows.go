@@ -23,11 +23,12 @@ type result struct {
 	cols   *columns
 	chunks [][]driver.Value // row after row, each chunk a whole number of rows
 	raw    rawValues        // the same as the server sent it, where a Scan can want that
-	rows   int              // how many rows the chunks hold
-	tail   error            // what Next ended with instead of io.EOF
-	closed error            // what Close returned
-	live   *liveRows        // what follows the chunks, or nil
-	why    Reason           // why live
+	first  [1][]driver.Value
+	rows   int       // how many rows the chunks hold
+	tail   error     // what Next ended with instead of io.EOF
+	closed error     // what Close returned
+	live   *liveRows // what follows the chunks, or nil
+	why    Reason    // why live
 
 	numInput int // of a prepared statement's shape; no rows then
 
@@ -188,7 +189,7 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 	var b buffering
 	b.begin(copyColumns(rows), budget, maxResult)
 	for {
-		raw, err := nextRow(rows, b.row)
+		raw, err := nextRow(rows, b.next())
 		if err != nil {
 			b.res.end(rows, err)
 			break
@@ -213,8 +214,10 @@ type buffering struct {
 
 func (b *buffering) begin(cols *columns, budget *budget, maxResult int64) {
 	width := len(cols.names)
+	r := &result{cols: cols, budget: budget}
+	r.chunks = r.first[:0]
 	*b = buffering{
-		res:       &result{cols: cols, budget: budget},
+		res:       r,
 		row:       make([]driver.Value, width),
 		used:      int64(resultSize + columnSize*width),
 		maxResult: maxResult,
@@ -247,13 +250,25 @@ func (b *buffering) add(raw [][]byte) bool {
 		return false
 	}
 	width := len(b.row)
-	if len(b.chunk)+width > cap(b.chunk) {
-		r.add(b.chunk)
-		b.chunk = make([]driver.Value, 0, width*chunkRows(b.n, width))
+	if b.n == 0 { // most results have one row, which is as it shall be
+		b.chunk, b.row = b.row, nil
+	} else {
+		if len(b.chunk)+width > cap(b.chunk) {
+			r.add(b.chunk)
+			b.chunk = make([]driver.Value, 0, width*chunkRows(b.n, width))
+		}
+		b.chunk = append(b.chunk, b.row...)
 	}
-	b.chunk = append(b.chunk, b.row...)
 	b.n++
 	return true
+}
+
+// next returns the row to read into.
+func (b *buffering) next() []driver.Value {
+	if b.row == nil {
+		b.row = make([]driver.Value, len(b.res.cols.names))
+	}
+	return b.row
 }
 
 // finish returns the result.

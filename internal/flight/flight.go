@@ -101,6 +101,9 @@ type Inline[V Value] interface {
 	// called, in a goroutine, and goes on from there. f.TakeCancel must not be
 	// called.
 	RunInline(ctx context.Context, f *Flight[V]) (v V, err error, more bool)
+	// Detach is called in the leader's goroutine before Run, which goes on when
+	// the leader may have returned: what is the caller's must be copied.
+	Detach()
 }
 
 // Epoch counts what may have changed the database. One Epoch serves all tables
@@ -210,8 +213,11 @@ type Flight[V Value] struct {
 	cancel  context.CancelCauseFunc // nil when taken over by the Runner
 	expires time.Time               // while kept
 
+	// done is closed when the flight has landed. It is made, under s.mu, by who
+	// first has to wait: a leader that runs its flight itself does not.
+	done chan struct{}
+
 	// Written once before done is closed, read after.
-	done  chan struct{}
 	val   V
 	err   error
 	panic *PanicError
@@ -266,11 +272,20 @@ func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
 	defer s.mu.Unlock()
 	sl := s.findLocked(h, k)
 	if sl == nil {
-		sl = &slot[V]{hash: h, text: k.Text, args: string(k.Args), next: s.slots[h]}
+		both := &struct { // most keys have one flight
+			slot   slot[V]
+			flight Flight[V]
+		}{}
+		sl = &both.slot
+		*sl = slot[V]{hash: h, text: k.Text, args: string(k.Args), next: s.slots[h]}
 		s.slots[h] = sl
+		f = &both.flight
+		s.leadLocked(t, sl, f)
+		return f, true
 	}
 	if f := sl.kept; f != nil && f.allowsLocked(rule, epoch) && time.Now().Before(f.expires) {
 		f.val.Retain()
+		f.awaitLocked()
 		s.stats.Joins++
 		return f, false
 	}
@@ -286,7 +301,14 @@ func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
 		return f, false
 	}
 
-	f = &Flight[V]{t: t, s: s, slot: sl, refs: 1, done: make(chan struct{})}
+	f = new(Flight[V])
+	s.leadLocked(t, sl, f)
+	return f, true
+}
+
+// leadLocked makes f a flight of the key, with its leader.
+func (s *shard[V]) leadLocked(t *Table[V], sl *slot[V], f *Flight[V]) {
+	f.t, f.s, f.slot, f.refs = t, s, sl, 1
 	s.stats.Flights++
 	s.stats.Flying++
 	s.stats.Waiting++
@@ -295,7 +317,24 @@ func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
 	} else {
 		sl.pending = f
 	}
-	return f, true
+}
+
+// landedAlready is the done channel of those who find a flight landed.
+var landedAlready = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// awaitLocked makes done for somebody who is going to wait.
+func (f *Flight[V]) awaitLocked() {
+	switch {
+	case f.done != nil:
+	case f.state == landed:
+		f.done = landedAlready
+	default:
+		f.done = make(chan struct{})
+	}
 }
 
 func (f *Flight[V]) allowsLocked(rule Rule, epoch uint64) bool {
@@ -310,6 +349,7 @@ func (f *Flight[V]) allowsLocked(rule Rule, epoch uint64) bool {
 }
 
 func (f *Flight[V]) joinLocked() {
+	f.awaitLocked()
 	f.refs++
 	f.s.stats.Joins++
 	f.s.stats.Waiting++
@@ -328,6 +368,7 @@ func (f *Flight[V]) Launch(ctx context.Context, run Runner[V]) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	f.s.mu.Lock()
 	f.ctx, f.cancel, f.run = ctx, cancel, run
+	f.awaitLocked()
 	cleared := f.cleared
 	f.s.mu.Unlock()
 	if cleared {
@@ -344,9 +385,11 @@ func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
 	cleared := f.cleared
 	f.s.mu.Unlock()
 	// A flight that is not cleared now may be so in a moment: Launch sees.
-	if !cleared || !f.inline(ctx, run) {
-		f.Launch(ctx, run)
+	if cleared && f.inline(ctx, run) {
+		return f.outcome()
 	}
+	run.Detach()
+	f.Launch(ctx, run)
 	return f.Wait(ctx)
 }
 
@@ -456,10 +499,12 @@ func (f *Flight[V]) land(v V, err error) {
 	}
 	launched := next != nil && next.run != nil
 	s.dropIfEmptyLocked(sl)
-	cancel := f.cancel
+	cancel, done := f.cancel, f.done
 	s.mu.Unlock()
 
-	close(f.done)
+	if done != nil {
+		close(done)
+	}
 	if cancel != nil {
 		cancel(nil)
 	}
@@ -484,6 +529,10 @@ func (f *Flight[V]) Wait(ctx context.Context) (V, error) {
 		var none V
 		return none, ctx.Err()
 	}
+	return f.outcome()
+}
+
+func (f *Flight[V]) outcome() (V, error) {
 	if f.panic != nil {
 		panic(f.panic)
 	}

@@ -38,6 +38,8 @@ func (s *inlined) RunInline(ctx context.Context, f *Flight[*box]) (*box, error, 
 	return s.box, s.err, false
 }
 
+func (s *inlined) Detach() { s.leader <- "detached" }
+
 func (s *inlined) Run(ctx context.Context, f *Flight[*box]) (*box, error) {
 	s.leader <- "goroutine"
 	select {
@@ -149,7 +151,7 @@ func TestFlight_Lead(t *testing.T) {
 		} else {
 			v.Drop()
 		}
-		if <-s.leader != "inline" || <-s.leader != "goroutine" {
+		if <-s.leader != "inline" || <-s.leader != "detached" || <-s.leader != "goroutine" {
 			t.Error("want the leader first, then a goroutine")
 		}
 	})
@@ -174,13 +176,13 @@ func TestFlight_Lead(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		if len(second.leader) != 0 {
+		if len(second.leader) != 1 {
 			t.Error("runs beside the first: the width is 1")
 		}
 		close(second.finish)
 		close(first.finish)
 		wg.Wait()
-		if <-second.leader != "goroutine" {
+		if <-second.leader != "detached" || <-second.leader != "goroutine" {
 			t.Error("a pending flight ran in its leader")
 		}
 	})

@@ -2,12 +2,13 @@ package pipeline
 
 import (
 	"context"
+	"encoding/binary"
+	"math"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -25,7 +26,8 @@ type Call struct {
 
 	// The driver's.
 	fresh    bool   // new: not submitted
-	describe bool   // this round only describes the statement, which it has promised to
+	describe bool   // this round only describes the statement
+	promised bool   // others wait for that
 	desc     *Desc  // of this round; when describing, the one in the making
 	msg      []byte // Bind and Execute
 	solo     bool   // must run alone; set at each submission
@@ -45,7 +47,9 @@ type Call struct {
 	strays  int  // cancel requests of others that hit it
 	stales  int  // descriptions out of date
 
-	settled bool // guarded by conn.cancelMu: its answer has ended on the server
+	// Guarded by conn.cancelMu.
+	settled   bool          // its answer has ended on the server
+	cancelled chan struct{} // closed when the request to cancel it has returned, or nil
 
 	// The outcome, written before the driver hears of it.
 	finished bool
@@ -54,10 +58,21 @@ type Call struct {
 	lastWord error // what the server said before a connection was lost
 }
 
-// NewCall makes a call. args must not change until it is finished.
+// NewCall makes a call. args must not change until it is finished, or replaced.
 func (p *Pool) NewCall(st *Stmt, args []any, r Read) *Call {
-	return &Call{p: p, stmt: st, read: r, args: args, wake: make(chan struct{}, 1), fresh: true}
+	c := new(Call)
+	c.Init(p, st, args, r)
+	return c
 }
+
+// Init is NewCall for a Call that is part of something larger.
+func (c *Call) Init(p *Pool, st *Stmt, args []any, r Read) {
+	c.p, c.stmt, c.read, c.args, c.fresh = p, st, r, args, true
+}
+
+// SetArgs replaces the arguments by others of the same values. For the driver,
+// between Run and Finish.
+func (c *Call) SetArgs(args []any) { c.args = args }
 
 // Err is the outcome of a finished call: nil, the server's *pgconn.PgError, or an
 // error of the connection or of this package.
@@ -113,12 +128,21 @@ func (c *Call) drive(ctx context.Context) (finished bool) {
 		// The token of our connection is ours, and the next answer is for us.
 		switch c.conn.answer(ctx, c) {
 		case answerPoked:
+			c.awaited()
 			c.wake <- struct{}{} // for the next driver
 			return false
 		case answerEnded:
 			return true
 		}
 		// Once more: it is queued again, or fresh.
+	}
+}
+
+// awaited makes the channel. It is called before anybody else may send: a call
+// that finds a connection free, and stays with its leader, needs none.
+func (c *Call) awaited() {
+	if c.wake == nil {
+		c.wake = make(chan struct{}, 1)
 	}
 }
 
@@ -152,21 +176,26 @@ func (c *Call) prepare(ctx context.Context) bool {
 			return true
 		}
 		wait := c.stmt.beginDescribe()
-		if wait == nil {
-			c.describe, c.desc, c.msg = true, &Desc{name: newName()}, c.msg[:0]
-			return true
-		}
-		select {
-		case <-wait:
-			if c.stmt.Elsewhere() {
-				c.finish(ErrElsewhere)
-				return true
+		if c.promised = wait == nil; !c.promised {
+			late := time.NewTimer(describePatience)
+			select {
+			case <-wait:
+				late.Stop()
+				continue
+			case <-ctx.Done():
+				late.Stop()
+				return false
+			case <-late.C:
 			}
-		case <-ctx.Done():
-			return false
 		}
+		c.describe, c.desc, c.msg = true, &Desc{name: newName()}, c.msg[:0]
+		return true
 	}
 }
+
+// describePatience is how long calls wait for another that describes their
+// statement. It may be waiting for a lock.
+const describePatience = 5 * time.Millisecond
 
 func (c *Call) abandonedNow() bool {
 	c.p.mu.Lock()
@@ -176,16 +205,23 @@ func (c *Call) abandonedNow() bool {
 
 // finish sets the outcome. Who is not the driver must send the message then.
 func (c *Call) finish(err error) {
-	if c.describe {
-		c.describe = false
+	c.endDescribe()
+	c.err, c.finished = err, true
+}
+
+// endDescribe ends a round that describes the statement, however it ended.
+func (c *Call) endDescribe() {
+	c.describe = false
+	if c.promised {
+		c.promised = false
 		c.stmt.endDescribe()
 	}
-	c.err, c.finished = err, true
 }
 
 // tell is finish for those who are not the driver.
 func (c *Call) tell(err error) {
 	c.finish(err)
+	c.awaited()
 	c.wake <- struct{}{}
 }
 
@@ -220,6 +256,22 @@ func (c *Call) giveUp(cause error) {
 		defer time.AfterFunc(cancelPatience, func() { k.kill(c) }).Stop()
 	}
 	c.drive(context.Background())
+	if k == nil {
+		return
+	}
+	// The connection is not free before the request has returned. Who waits for
+	// this call to be gone from the server may count on it.
+	k.cancelMu.Lock()
+	done := c.cancelled
+	k.cancelMu.Unlock()
+	if done != nil {
+		late := time.NewTimer(cancelPatience)
+		defer late.Stop()
+		select {
+		case <-done:
+		case <-late.C:
+		}
+	}
 }
 
 // encoder encodes arguments. It serves one goroutine at a time: type maps
@@ -268,7 +320,8 @@ func (c *Call) encode() bool {
 	if len(c.args) != len(d.paramOIDs) {
 		return false
 	}
-	bind := pgproto3.Bind{PreparedStatement: d.name, ResultFormatCodes: d.columns}
+	var formats []int16
+	var values [][]byte
 	if len(c.args) > 0 {
 		enc := c.p.encoders.get()
 		for i, oid := range d.paramOIDs {
@@ -283,13 +336,51 @@ func (c *Call) encode() bool {
 			return false
 		}
 		defer c.p.encoders.idle.Put(enc) // not after a panic in an argument's own method
-		bind.ParameterFormatCodes, bind.Parameters = enc.eqb.ParamFormats, enc.eqb.ParamValues
+		formats, values = enc.eqb.ParamFormats, enc.eqb.ParamValues
 	}
-	var err error
-	if c.msg, err = bind.Encode(c.msg[:0]); err != nil {
+	return c.bind(formats, values)
+}
+
+// maxParams is PostgreSQL's limit, of its protocol.
+const maxParams = 65535
+
+// bind makes a Bind and an Execute message.
+func (c *Call) bind(formats []int16, values [][]byte) bool {
+	d := c.desc
+	size := 1 + 4 + 1 + len(d.name) + 1 + 2 + 2*len(formats) + 2 + 2 + 2*len(d.columns)
+	for _, v := range values {
+		size += 4 + len(v)
+	}
+	if len(values) > maxParams || size > math.MaxInt32 {
 		return false
 	}
-	c.msg = append(c.msg, executeAll...)
+	b := c.msg[:0]
+	if cap(b) < size+len(executeAll) {
+		b = make([]byte, 0, size+len(executeAll))
+	}
+	b = append(b, 'B')
+	b = binary.BigEndian.AppendUint32(b, uint32(size-1))
+	b = append(b, 0) // the unnamed portal
+	b = append(b, d.name...)
+	b = append(b, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(formats)))
+	for _, f := range formats {
+		b = binary.BigEndian.AppendUint16(b, uint16(f))
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(values)))
+	for _, v := range values {
+		if v == nil {
+			b = binary.BigEndian.AppendUint32(b, math.MaxUint32) // NULL
+			continue
+		}
+		b = binary.BigEndian.AppendUint32(b, uint32(len(v)))
+		b = append(b, v...)
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(d.columns)))
+	for _, f := range d.columns {
+		b = binary.BigEndian.AppendUint16(b, uint16(f))
+	}
+	c.msg = append(b, executeAll...)
 	return true
 }
 

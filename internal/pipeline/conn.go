@@ -417,8 +417,8 @@ func (k *conn) described(ctx context.Context, c *Call) answer {
 		d.Fields[i].Format = d.columns[i]
 	}
 	c.stmt.desc.Store(d)
-	c.describe, c.fresh = false, true
-	c.stmt.endDescribe()
+	c.fresh = true
+	c.endDescribe()
 	return k.pass(ctx, c, answerAgain)
 }
 
@@ -503,9 +503,11 @@ func (k *conn) fail(ctx context.Context, c *Call, err *pgconn.PgError) answer {
 		c.strays++
 		k.p.stats.strays.Add(1)
 		end = answerAgain
-	case c.describe:
+	case c.parsed && c.describe: // pgx says it in other words
 		c.stmt.sendElsewhere()
 		c.finish(ErrElsewhere)
+	case c.describe:
+		c.finish(err)
 	case stalePlan(err) && c.stales == 0:
 		c.stales++
 		k.p.stats.stale.Add(1)
@@ -516,10 +518,9 @@ func (k *conn) fail(ctx context.Context, c *Call, err *pgconn.PgError) answer {
 		}
 		c.fresh = true
 		end = answerAgain
-	case c.parsing && !c.parsed: // pgx says it in other words
+	case c.parsing && !c.parsed:
 		c.stmt.forget(c.desc)
-		c.stmt.sendElsewhere()
-		c.finish(ErrElsewhere)
+		c.finish(err)
 	default:
 		c.stmt.stayAlone(failMemory)
 		c.finish(err)
@@ -696,7 +697,10 @@ func (k *conn) cancel(c *Call) {
 	k.cancels++
 	k.cancelled = true
 	k.p.stats.cancels.Add(1)
+	done := make(chan struct{})
+	c.cancelled = done
 	go func() {
+		defer close(done)
 		ctx, stop := context.WithTimeout(context.Background(), cancelTimeout)
 		defer stop()
 		_ = k.link.PgConn.CancelRequest(ctx) // returns when the other side has closed; if it fails, patience ends

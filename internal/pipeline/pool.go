@@ -143,11 +143,13 @@ func (p *Pool) submit(c *Call) bool {
 		k.sole = c.stmt
 		p.mu.Unlock()
 		if len(c.msg) > inlineBytes {
+			c.awaited()
 			go k.launch()
 			return false
 		}
 		return k.sendOwn()
 	}
+	c.awaited()
 	lane.push(c)
 	p.growLocked()
 	p.tickLocked()
@@ -310,6 +312,7 @@ func (p *Pool) requeue(calls []*Call, self *Call) (finished bool) {
 			err = ErrClosed
 		}
 		if err == nil {
+			c.awaited()
 			p.laneOf(c).pushFront(c)
 			continue
 		}
