@@ -206,8 +206,9 @@ func (c *Connector) loadCatalog(ctx context.Context) (*catalog.Set, error) {
 		return nil, err
 	}
 	set, err := l.loadCatalog(ctx)
-	// Where flights go through the pipeline this connection would lie idle.
-	l.bad = l.bad || c.pipe != nil && !c.pipe.Elsewhere()
+	// The pipeline takes this connection over if it has none. Else it would lie
+	// idle.
+	l.bad = l.bad || c.pipe != nil && !c.pipe.Elsewhere() && c.pipe.Stats().Open > 0
 	if !l.connectionLost(err) || ctx.Err() != nil {
 		l.release()
 		return set, err

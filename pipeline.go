@@ -113,6 +113,18 @@ func newPipelineExecutor(c *Connector) *pipelineExecutor {
 // connect opens a connection for the pool, armed as any flight session.
 func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) {
 	c := x.c
+	if c.flights.Stats().Idle > 0 { // the catalog was asked for
+		if l, err := c.flights.borrow(ctx); err == nil {
+			link, err := x.link(ctx, l.session)
+			l.bad = true // for its pool: nobody else shall have it
+			if err != nil {
+				l.release()
+				return nil, err
+			}
+			link.Taken = l.release
+			return link, nil
+		}
+	}
 	sc := sessionConnector{inner: c.source.flights, follow: c.follow, flights: true, guard: c.cfg.Guard}
 	dc, err := sc.Connect(ctx)
 	if tooMany(err) && c.sessions.db.makesRoom() {
@@ -131,8 +143,17 @@ func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) 
 		return nil, err
 	}
 	s := dc.(*session)
-	if s.guard == GuardTransaction { // a pooler
+	link, err := x.link(ctx, s)
+	if err != nil {
 		_ = s.Close()
+		return nil, err
+	}
+	return link, nil
+}
+
+// link is what the pipeline needs of an armed session.
+func (x *pipelineExecutor) link(ctx context.Context, s *session) (*pipeline.Link, error) {
+	if s.guard == GuardTransaction { // a pooler
 		return nil, pipeline.ErrElsewhere
 	}
 	grouped := false
@@ -141,7 +162,6 @@ func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) 
 		// serialization failures.
 		results, err := s.pgx.Conn().PgConn().Exec(ctx, "SHOW default_transaction_isolation").ReadAll()
 		if err != nil {
-			_ = s.Close()
 			return nil, err
 		}
 		grouped = string(results[0].Rows[0][0]) == "read committed"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 	"sync"
 	"time"
 
@@ -72,6 +73,9 @@ func (p *Pool) connect() (*conn, error) {
 	link, err := p.cfg.Connect(p.ctx)
 	if err != nil {
 		return nil, err
+	}
+	if link.Taken != nil {
+		defer link.Taken()
 	}
 	pg := link.PgConn
 	if err := pg.SyncConn(p.ctx); err != nil {
@@ -455,6 +459,20 @@ func stalePlan(err *pgconn.PgError) bool {
 	return false
 }
 
+// prepareError returns the server's refusal to prepare the call's statement as pgx
+// returns it: as a type that only pgx itself can make. Where that has changed, pgx
+// shall say it.
+func (c *Call) prepareError(err *pgconn.PgError) error {
+	wrapped := &pgconn.PrepareError{ParseComplete: c.parsed}
+	f := reflect.ValueOf(wrapped).Elem().FieldByName("err")
+	if !f.IsValid() || f.Type() != reflect.TypeFor[error]() {
+		c.stmt.sendElsewhere()
+		return ErrElsewhere
+	}
+	*(*error)(f.Addr().UnsafePointer()) = err
+	return wrapped
+}
+
 // settle notes that the call's answer has ended on the server: it is not to be
 // cancelled any more.
 func (k *conn) settle(c *Call) {
@@ -503,11 +521,8 @@ func (k *conn) fail(ctx context.Context, c *Call, err *pgconn.PgError) answer {
 		c.strays++
 		k.p.stats.strays.Add(1)
 		end = answerAgain
-	case c.parsed && c.describe: // pgx says it in other words
-		c.stmt.sendElsewhere()
-		c.finish(ErrElsewhere)
 	case c.describe:
-		c.finish(err)
+		c.finish(c.prepareError(err))
 	case stalePlan(err) && c.stales == 0:
 		c.stales++
 		k.p.stats.stale.Add(1)
@@ -520,7 +535,7 @@ func (k *conn) fail(ctx context.Context, c *Call, err *pgconn.PgError) answer {
 		end = answerAgain
 	case c.parsing && !c.parsed:
 		c.stmt.forget(c.desc)
-		c.finish(err)
+		c.finish(c.prepareError(err))
 	default:
 		c.stmt.stayAlone(failMemory)
 		c.finish(err)

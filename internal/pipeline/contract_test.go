@@ -131,6 +131,14 @@ func TestContract(t *testing.T) {
 			t.Errorf("%d rows with %d timeouts; want 3, with some", rows, timeouts)
 		}
 	})
+	t.Run("PrepareErrorHoldsTheServers", func(t *testing.T) {
+		c := &Call{parsed: true, stmt: NewStmt("", nil)}
+		pgErr := &pgconn.PgError{Code: "42601"}
+		var wrapped *pgconn.PrepareError
+		if err := c.prepareError(pgErr); !errors.As(err, &wrapped) || !wrapped.ParseComplete || wrapped.Unwrap() != error(pgErr) {
+			t.Errorf("prepareError = %#v", err)
+		}
+	})
 	t.Run("ErrorsAreConvertedAsByPgx", func(t *testing.T) {
 		conn, err := pgx.Connect(ctx, dsn)
 		if err != nil {

@@ -127,6 +127,9 @@ type Link struct {
 	Types   *pgtype.Map    // the connection's own
 	Grouped bool           // several reads may share an implicit transaction, see the package's invariant 9
 	User    any            // whatever belongs to the connection
+	// Taken is called when the package has taken the connection over, or has
+	// closed it since it could not. May be nil.
+	Taken func()
 	// Expired reports that the connection must not be used any more. It may be
 	// nil. It is called between Dispatch and the first byte.
 	Expired func() bool
