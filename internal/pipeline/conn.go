@@ -640,6 +640,10 @@ func (k *conn) learn() {
 		p.groupTime += (min(took, 2*p.lateLocked()) - p.groupTime) / 8
 	}
 	p.mu.Unlock()
+	excess := max(took-k.roundTrip-4*usual, 0) / time.Duration(max(len(k.group), 1))
+	for _, c := range k.group {
+		c.stmt.exceeded(excess)
+	}
 	if len(k.group) > 1 && took > max(tailTime, 8*usual) {
 		for _, c := range k.group {
 			c.stmt.stayAlone(probeRuns)

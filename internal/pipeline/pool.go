@@ -194,11 +194,14 @@ func (p *Pool) takeLocked(k *conn) bool {
 			return true
 		}
 		bytes, passed := len(c.msg), 0
-		for c = p.fast.first; c != nil && len(k.group) < p.cfg.Group && passed < lookahead; {
+		limit := c.stmt.mates(p.groupTime, p.cfg.Group)
+		for c = p.fast.first; c != nil && len(k.group) < limit && passed < lookahead; {
 			next := c.next
-			if c.solo || bytes+len(c.msg) > groupBytes {
+			mates := c.stmt.mates(p.groupTime, p.cfg.Group)
+			if c.solo || bytes+len(c.msg) > groupBytes || mates <= len(k.group) {
 				passed++
 			} else {
+				limit = min(limit, mates)
 				bytes += len(c.msg)
 				p.addLocked(k, c)
 			}

@@ -128,9 +128,9 @@ func (s *Stmt) Elsewhere() bool {
 // Times that decide about lanes.
 const (
 	slowFloor  = 2 * time.Millisecond // a statement that never takes less is slow
-	tailTime   = 5 * time.Millisecond // one that takes longer now and then has a tail
-	tailMemory = 1000                 // executions for which a statement with a tail runs alone
-	failMemory = 16                   // the same for one that failed
+	tailTime   = 5 * time.Millisecond // a group that takes longer is looked into
+	tailMemory = 256                  // executions over which the excess is averaged
+	failMemory = 16                   // executions for which a statement that failed runs alone
 	probeRuns  = 4                    // the same for one of a group that took too long
 	bigMemory  = 64                   // the same for one with a large result
 	bigResult  = 64 << 10             // bytes
@@ -148,7 +148,35 @@ type times struct {
 	floor     time.Duration
 	nextFloor time.Duration // of the window under way
 	runs      int           // in it
+	seen      int64         // executions
 	slow      atomic.Bool   // written under lmu
+
+	// excess is the time above the usual, on average: what a call of this
+	// statement costs those that travel with it, in nanoseconds. A mean would
+	// hide a tail. Written under lmu.
+	excess atomic.Int64
+}
+
+// exceeded learns from an execution that took so much longer than usual, or
+// nothing.
+func (t *times) exceeded(d time.Duration) {
+	t.lmu.Lock()
+	defer t.lmu.Unlock()
+	t.seen = min(t.seen+1, tailMemory)
+	have := t.excess.Load()
+	t.excess.Store(have + (int64(d)-have)/t.seen)
+}
+
+// mates returns how many calls may travel with one of the statement, itself
+// included, where a group usually takes so long: what the tail costs all of them
+// must not be more than what they would wait for anyway. On a machine that is busy
+// with other things everything has a tail, and takes long.
+func (t *times) mates(usual time.Duration, limit int) int {
+	excess := t.excess.Load()
+	if excess <= 0 {
+		return limit
+	}
+	return int(max(1, min(int64(limit), 2*int64(usual)/excess)))
 }
 
 // sample learns from an execution that had the connection to itself. d is without
@@ -169,9 +197,6 @@ func (t *times) sample(d time.Duration) (other bool) {
 	slow := t.floor > slowFloor
 	other = t.slow.Swap(slow) != slow || !t.known.Load()
 	t.known.Store(true)
-	if d > tailTime && !slow {
-		t.stayAlone(tailMemory)
-	}
 	return other
 }
 
