@@ -50,12 +50,23 @@ func main() {
 	dsn := flag.String("dsn", "", "the database; without it a throw-away server is started")
 	rounds := flag.Int("rounds", 5, "rounds of each measurement")
 	length := flag.Duration("time", 300*time.Millisecond, "length of each")
+	cpuProfile := flag.String("cpuprofile", "", "file for a profile of CPU time")
 	profile := flag.String("memprofile", "", "file for a profile of allocations")
 	clients := flag.String("clients", "1,4,16,64,256", "goroutines")
 	only := flag.String("only", "", "workloads, by a part of their names")
 	timeout := flag.Bool("timeout", true, "give each read a context with a timeout of its own")
 	contenders := flag.String("contenders", "", "parts of the names of those to compare with pgx, with commas")
 	flag.Parse()
+	if *cpuProfile != "" {
+		f, err := os.Create(*cpuProfile)
+		if err == nil {
+			err = pprof.StartCPUProfile(f)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	if err := run(*dsn, *rounds, *length, *clients, *only, *contenders, *timeout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

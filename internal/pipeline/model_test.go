@@ -101,7 +101,7 @@ type step struct {
 	what string
 }
 
-func (q *modelState) push(list *[modelCalls]int8, c int8) bool {
+func (s *modelState) push(list *[modelCalls]int8, c int8) bool {
 	for i := range list {
 		if list[i] == -1 {
 			list[i] = c

@@ -35,7 +35,8 @@ type script struct {
 	ran      map[string]int // executions, by "text parameter"
 	failures map[string]int // of "cached"
 	columns  int
-	refuse   error // of connecting
+	refuse   error         // of connecting
+	delay    time.Duration // of requests to cancel
 	dials    int
 	// wrap may change the client's end of each new connection.
 	wrap func(n int, c net.Conn) net.Conn
@@ -46,6 +47,7 @@ type scripted struct {
 	id     uint32
 	conn   net.Conn
 	cancel chan struct{} // has room for one
+	busy   bool          // guarded by s.mu: not between two Syncs, where requests to cancel are ignored
 	stmts  map[string]string
 	groups [][]string // what each Sync ended, for tests that look
 }
@@ -58,16 +60,6 @@ func (s *script) count(what string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ran[what]
-}
-
-// total returns how many executions there were.
-func (s *script) total() (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, m := range s.ran {
-		n += m
-	}
-	return n
 }
 
 func (s *script) dial(context.Context, string, string) (net.Conn, error) {
@@ -110,7 +102,11 @@ func (c *scripted) serve() {
 	}
 	if r, ok := first.(*pgproto3.CancelRequest); ok {
 		c.s.mu.Lock()
-		if target := c.s.conns[r.ProcessID]; target != nil {
+		delay := c.s.delay
+		c.s.mu.Unlock()
+		time.Sleep(delay) // the bubble's time
+		c.s.mu.Lock()
+		if target := c.s.conns[r.ProcessID]; target != nil && target.busy {
 			select {
 			case target.cancel <- struct{}{}:
 			default:
@@ -144,6 +140,10 @@ func (c *scripted) loop(b *pgproto3.Backend) error {
 		if err != nil {
 			return err
 		}
+		_, isSync := msg.(*pgproto3.Sync)
+		c.s.mu.Lock()
+		c.busy = !isSync
+		c.s.mu.Unlock()
 		if skip {
 			if _, ok := msg.(*pgproto3.Sync); !ok {
 				continue
@@ -170,7 +170,7 @@ func (c *scripted) loop(b *pgproto3.Backend) error {
 				c.s.mu.Unlock()
 				group = nil
 			}
-			select { // one that came between queries is forgotten
+			select { // one that came too late for the last query is forgotten
 			case <-c.cancel:
 			default:
 			}

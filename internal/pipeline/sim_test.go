@@ -281,6 +281,23 @@ func TestScript_Cancel(t *testing.T) {
 			t.Errorf("Stats = %+v; want one request to cancel", st)
 		}
 	})
+	bubble(t, "NoNewGroupBeforeTheRequestHasReturned", func(c *Config) { c.Max, c.Fast = 2, 1 }, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "sleep 1ms", "sleep 2ms", "sleep 1ms")
+		p.stmt("sleep 2ms").stayAlone(100) // so that it is cancelled at once
+		s.delay = 4 * time.Millisecond
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		defer cancel()
+		if _, err := p.query(ctx, "sleep 2ms", "x"); err != context.DeadlineExceeded {
+			t.Errorf("Query = %v", err)
+		}
+		time.Sleep(time.Millisecond) // its answer has come, the request is on its way
+		for range 10 {
+			p.want(t, "y", "sleep 1ms", "y")
+		}
+		if st := p.Stats(); st.Cancels != 1 || st.Strays != 0 {
+			t.Errorf("Stats = %+v; want one request, that hit nobody", st)
+		}
+	})
 	bubble(t, "OnlyOursAreRunAgain", nil, func(t *testing.T, s *script, p *testPool) {
 		if _, err := p.query(context.Background(), "fail 57014", "x"); code(err) != "57014" {
 			t.Errorf("Query = %v; want the server's own", err)
@@ -580,6 +597,7 @@ func simulate(t *testing.T, rng *rand.Rand, name string) Stats {
 			return c
 		}
 	}
+	s.delay = time.Duration(rng.IntN(4)) * time.Millisecond
 	p := &testPool{Pool: New(cfg)}
 	texts := []string{"echo", "echo", "echo", "rows 5", "sleep 1ms", "sleep 4ms", "maybe 30ms", "maybe 30ms", "fail 22012", "dieonce", "cached 1", "taint TimeZone Mars", "sleep 10m0s"}
 	var wg sync.WaitGroup
