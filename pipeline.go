@@ -117,12 +117,11 @@ func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) 
 		if l, err := c.flights.borrow(ctx); err == nil {
 			link, err := x.link(ctx, l.session)
 			l.bad = true // for its pool: nobody else shall have it
-			if err != nil {
-				l.release()
-				return nil, err
+			if err == nil {
+				link.Taken = l.release
+				return link, nil
 			}
-			link.Taken = l.release
-			return link, nil
+			l.release() // it may have died idle
 		}
 	}
 	sc := sessionConnector{inner: c.source.flights, follow: c.follow, flights: true, guard: c.cfg.Guard}
