@@ -9,11 +9,14 @@ VERSIONS    ?= 15 16 17 18
 ORACLE_N    ?= 50000000
 BENCH       ?= .
 BENCHFLAGS  ?= -benchmem
-MODULES     := . integration integration/stacks
+SEED        ?= 0
+DURATION    ?= 30m
+REPORT      ?= .cache/battery.md
+MODULES     := . integration integration/stacks integration/battery
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help modules demo test test-matrix lint fuzz oracle tenants values bench generate clean
+.PHONY: help modules demo test test-matrix battery soak coverage lint fuzz oracle tenants values bench generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +37,10 @@ test: ## run the tests of all modules (TESTFLAGS=-v)
 
 test-matrix: ## run the tests on PostgreSQL 15, 16, 17 and 18, and through PgBouncer (VERSIONS="17 18")
 	scripts/test-matrix $(VERSIONS)
+
+battery: ## try to break flightpg, at full length, in up to an hour (SEED= REPORT=.cache/battery.md)
+	@scripts/ensure-postgres
+	cd integration/battery && $(GO) run . -seed $(SEED) -o $(abspath $(REPORT))
 
 lint: ## vet, staticcheck and gofumpt
 	@for module in $(MODULES); do \

@@ -66,7 +66,7 @@ func TestRun(t *testing.T) {
 				t.Errorf("read_your_writes = %+v; want 60 writes, none stale, no errors", y)
 			}
 			if got := schemas(t, dsn); got != "" {
-				t.Errorf("left behind: %s", got)
+				t.Errorf("left behind: %s\n%s", got, &stderr)
 			}
 		})
 	}
@@ -216,5 +216,65 @@ func execute(t *testing.T, dsn, sql string) {
 	defer conn.Close(t.Context())
 	if _, err := conn.Exec(t.Context(), sql); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A query still running locks the tables in an order of its own, so that it and
+// the drop wait for each other.
+func TestShop_DropsWhatIsInUse(t *testing.T) {
+	deadlocks := 0
+	for _, held := range []string{"products", "orders", "counters"} {
+		dsn := pgtest.Database(t)
+		s, err := openShop(t.Context(), dsn, config{dsn: dsn, pgxConns: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader, err := pgx.Connect(t.Context(), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close(context.Background())
+		// PostgreSQL shall end the drop, not the reader.
+		read := func(sql string) {
+			t.Helper()
+			if _, err := reader.Exec(t.Context(), s.sql(sql)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		read("set deadlock_timeout = '1min'")
+		read("begin")
+		read("lock SHOP." + held + " in access share mode")
+		dropped := make(chan error, 1)
+		go func() { dropped <- s.close() }()
+		awaitLockWait(t, dsn)
+		read("lock SHOP.products, SHOP.orders, SHOP.counters in access share mode")
+		deadlocks += strings.Count(pgtest.Shared(t).Log(), "deadlock detected")
+		read("rollback")
+		if err := <-dropped; err != nil {
+			t.Errorf("%s held: close = %v", held, err)
+		}
+		if got := schemas(t, dsn); got != "" {
+			t.Errorf("%s held: left behind: %s", held, got)
+		}
+	}
+	if deadlocks == 0 {
+		t.Error("no deadlock came about: nothing was tested")
+	}
+}
+
+// awaitLockWait returns when a session of the database waits for a lock.
+func awaitLockWait(t *testing.T, dsn string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for waits := false; !waits; {
+		err := conn.QueryRow(t.Context(), `select exists (select from pg_stat_activity
+			where datname = current_database() and wait_event_type = 'Lock')`).Scan(&waits)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
