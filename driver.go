@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -219,7 +220,7 @@ type Connector struct {
 
 	noSessionLayer bool // for a test that must fail without it
 
-	source source
+	source *source  // by reference: what prints the connector does not print pgx's config
 	follow *primary // where there are several hosts
 
 	virtual atomic.Int64 // how many connections database/sql has
@@ -346,7 +347,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 	}
 	c := &Connector{
 		cfg:      cfg,
-		source:   src,
+		source:   &src,
 		viaStmt:  viaStmt,
 		db:       databaseOf(cfg.Database),
 		verdicts: newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: pc == nil}),
@@ -433,6 +434,13 @@ func (c *Connector) openPools() {
 	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff}
 	c.opened.Store(true)
 }
+
+// String says which database it is for.
+func (c *Connector) String() string { return "flightpg.Connector(" + c.cfg.Database + ")" }
+
+// Format implements fmt.Formatter: with any verb it prints String, and never what
+// pgx's config in it holds, a password.
+func (c *Connector) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // Driver implements driver.Connector.
 func (c *Connector) Driver() driver.Driver { return c.driver }

@@ -61,7 +61,14 @@ func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (res *resul
 		}()
 	}
 	res, err = l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
-	if err != nil && context.Cause(ctx) == errFlightTimeout {
+	failure := err
+	if err == nil && res.live == nil {
+		failure = res.tail
+	}
+	if failure != nil && context.Cause(ctx) == errFlightTimeout {
+		if res != nil {
+			res.Share(0)
+		}
 		return nil, fmt.Errorf("flightpg: the shared read took longer than flight_timeout (%v): %w", timeout, context.DeadlineExceeded)
 	}
 	if err == nil && res.live != nil {
@@ -103,7 +110,8 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 	if err != nil {
 		return nil, err
 	}
-	for again := false; ; again = true {
+	again, renewed := false, false // has run a second time: after a failure, with a new plan
+	for {
 		for {
 			if !dispatch() {
 				l.release()
@@ -118,7 +126,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 				return nil, err
 			}
 		}
-		res, err := e.attempt(ctx, l.session, r)
+		res, err := e.attempt(ctx, l, r)
 		if res != nil && res.live != nil {
 			res.live.cancel, res.live.done = takeCancel(), l.release
 			return res, nil
@@ -138,8 +146,21 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			l.bad, stopped = true, stopped || failure != nil
 			r.v.refuse() // it turned the guard off: never again on a flight
 		}
+		if l.pgx != nil && !l.scannable() {
+			l.bad = true // it reads another SQL now than the text rules
+		}
 		_, passed := failure.(bypassError)
-		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure) || stalePlan(failure))
+		if !renewed && !l.bad && ctx.Err() == nil && stalePlan(failure) {
+			// On the same connection, which has thrown away what was stale:
+			// after DDL, each of the others has its own to throw away.
+			renewed = true
+			if res != nil {
+				res.Share(0)
+			}
+			e.retries.Add(1)
+			continue
+		}
+		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure))
 		l.cancelled = ctx.Err() != nil && !l.delivers()
 		l.release()
 		if !retry && !stopped {
@@ -158,6 +179,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		}
 		// It was a read and nobody has seen a row: run it once more, on a
 		// connection that answers.
+		again = true
 		e.retries.Add(1)
 		if l, err = e.db.borrowAlive(ctx); err != nil {
 			var last *pgconn.PgError
@@ -186,8 +208,25 @@ func stalePlan(err error) bool {
 	return false
 }
 
-// attempt runs the read once.
-func (e *poolExecutor) attempt(ctx context.Context, s *session, r *read) (*result, error) {
+// attempt runs the read once. If that does not return (a panic, runtime.Goexit),
+// neither does attempt, and the session is closed.
+func (e *poolExecutor) attempt(ctx context.Context, l *lease, r *read) (res *result, err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			l.bad = true
+			l.release()
+		}
+	}()
+	if l.pgx != nil && l.simple(r) {
+		defer bounded(ctx, l.pgx.Conn().PgConn())()
+	}
+	res, err = e.once(ctx, l.session, r)
+	returned = true
+	return res, err
+}
+
+func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, error) {
 	if r.via == viaPrepare {
 		// By name only where the session is ours: what a pooler's server
 		// connection has prepared stays there, for others to trip over.

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"io"
+	"math/bits"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,10 @@ func (r *result) Share(n int) {
 		r.free()
 	}
 }
+
+// Keep implements flight.Value. Nobody is given the end of another's rows: not an
+// error that they ended with, nor a connection that they are still being read from.
+func (r *result) Keep() bool { return r.tail == nil && r.closed == nil && r.live == nil }
 
 // Retain implements flight.Value.
 func (r *result) Retain() { r.shares.Add(1) }
@@ -116,7 +121,8 @@ func copyColumns(rows driver.Rows) *columns {
 		c.types[i] = typeOfColumn(rows, i)
 	}
 	if w, ok := rows.(*wireRows); ok {
-		c.wire = w.wireColumns
+		// Without the decoders, and the connection's type map that they hold.
+		c.wire = &wireColumns{readers: w.readers, fields: w.fields}
 	}
 	return c
 }
@@ -145,6 +151,18 @@ func typeOfColumn(rows driver.Rows, i int) columnType {
 	return t
 }
 
+// size returns what the columns take in memory, in bytes.
+func (c *columns) size() int64 {
+	size := int64(columnSize * len(c.names))
+	for _, name := range c.names {
+		size += allocated(len(name))
+	}
+	if c.wire != nil {
+		size += int64(fieldSize * len(c.names))
+	}
+	return size
+}
+
 // Sizes of buffered values in memory, in bytes, for the limits.
 const (
 	valueSize  = 16 // the interface itself
@@ -152,10 +170,27 @@ const (
 	stringSize = 16
 	bytesSize  = 24
 	timeSize   = 24
-	resultSize = 256     // a result without columns or rows
-	columnSize = 96      // the name and the metadata of a column
-	chunkBytes = 8 << 10 // what a chunk of rows grows to
+	resultSize = 512  // a result without columns or rows
+	columnSize = 112  // the metadata of a column
+	fieldSize  = 48   // what pgx says of one
+	chunkSize  = 48   // a chunk without rows
+	chunkBytes = 8184 // what a chunk of rows grows to: with the allocator's word 8 KiB, one of its sizes
 )
+
+// allocated returns what n bytes take in memory: Go's allocator rounds up, to whole
+// pages above 32 KiB and else by about an eighth.
+func allocated(n int) int64 {
+	step := 8
+	switch {
+	case n > 32<<10:
+		step = 8 << 10
+	case n > 128:
+		step = 1 << (bits.Len(uint(n-1)) - 4)
+	case n > 32:
+		step = 16
+	}
+	return int64((n + step - 1) &^ (step - 1))
+}
 
 // badValue stands for a value that could not be decoded, among those of a row, for
 // rows of which each column is scanned by itself.
@@ -168,9 +203,9 @@ func sizeOf(v driver.Value) (int64, bool) {
 	case nil:
 		return 0, true
 	case string:
-		return stringSize + int64(len(v)), true
+		return stringSize + allocated(len(v)), true
 	case []byte:
-		return bytesSize + int64(len(v)), true
+		return bytesSize + allocated(len(v)), true
 	case time.Time:
 		return timeSize, true
 	case badValue:
@@ -188,7 +223,13 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 	r := &result{cols: copyColumns(rows), budget: budget}
 	width := len(r.cols.names)
 	var chunk []driver.Value
-	used, reserved := int64(resultSize+columnSize*width), int64(0)
+	used, reserved := resultSize+r.cols.size(), int64(0)
+	complete := false
+	defer func() {
+		if !complete { // the rows have panicked, or called runtime.Goexit
+			budget.give(reserved)
+		}
+	}()
 	row := make([]driver.Value, width)
 	n := 0
 	for ; ; n++ {
@@ -199,6 +240,11 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 		}
 		size, ok := copyRow(row)
 		size += r.raw.add(raw, row)
+		room := 0 // of a further chunk, if the row needs one
+		if len(chunk)+width > cap(chunk) {
+			room = width * chunkRows(n, width)
+			size += chunkSize + allocated(valueSize*room)
+		}
 		used += size
 		switch {
 		case !ok:
@@ -219,15 +265,16 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 			used -= size
 			break
 		}
-		if len(chunk)+width > cap(chunk) {
+		if room > 0 {
 			r.add(chunk)
-			chunk = make([]driver.Value, 0, width*chunkRows(n, width))
+			chunk = make([]driver.Value, 0, room)
 		}
 		chunk = append(chunk, row...)
 	}
 	r.add(chunk)
 	r.rows = n
 	r.bytes = min(used, reserved)
+	complete = true
 	budget.give(reserved - r.bytes)
 	return r
 }
@@ -253,11 +300,10 @@ func (r *result) end(rows driver.Rows, err error) {
 }
 
 // copyRow makes a row the driver's no more (it may reuse the memory behind a
-// []byte at the next call of Next), and returns its size in bytes and whether
-// it can be given to several callers.
+// []byte at the next call of Next), and returns the size of what its values
+// refer to, in bytes, and whether it can be given to several callers.
 func copyRow(row []driver.Value) (size int64, ok bool) {
 	ok = true
-	size = int64(valueSize * len(row))
 	for i, v := range row {
 		n, shareable := sizeOf(v)
 		size += n
@@ -419,8 +465,8 @@ func (r *replay) Close() error {
 	r.closed = true
 	err := r.res.closed
 	if r.live != nil {
+		err = r.live.close() // may have to read what is left: as long as the caller's context lasts
 		r.unhook()
-		err = r.live.close()
 	}
 	r.res.Drop()
 	return err

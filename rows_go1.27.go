@@ -135,9 +135,9 @@ const spanSize = 8 // bytes
 // or bytes that are the same on the wire.
 const sameValue = -1
 
-// add keeps a row, and returns what it takes in bytes.
+// add keeps a row, and returns by how many bytes more memory is taken for it.
 func (r *rawValues) add(raw [][]byte, row []driver.Value) (size int64) {
-	before := len(r.data)
+	before := r.size()
 	for i, src := range raw {
 		s := span{int32(len(r.data)), sameValue}
 		if !sameBytes(src, row[i]) {
@@ -146,8 +146,10 @@ func (r *rawValues) add(raw [][]byte, row []driver.Value) (size int64) {
 		}
 		r.spans = append(r.spans, s)
 	}
-	return int64(len(raw)*spanSize + len(r.data) - before)
+	return r.size() - before
 }
+
+func (r *rawValues) size() int64 { return int64(spanSize*cap(r.spans) + cap(r.data)) }
 
 func sameBytes(src []byte, v driver.Value) bool {
 	switch v := v.(type) {

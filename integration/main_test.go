@@ -9,16 +9,19 @@ import (
 	"os"
 	"testing"
 
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	for _, stop := range []func() error{stopContainer, pgtest.StopShared} {
-		if err := stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = max(code, 1)
+	leak.Main(func() int {
+		code := m.Run()
+		for _, stop := range []func() error{stopContainer, pgtest.StopShared} {
+			if err := stop(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = max(code, 1)
+			}
 		}
-	}
-	os.Exit(code)
+		return code
+	})
 }

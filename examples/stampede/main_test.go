@@ -14,10 +14,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg"
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m, pgtest.WithPreload("pg_stat_statements")) }
+func TestMain(m *testing.M) {
+	leak.Main(func() int { return pgtest.Run(m, pgtest.WithPreload("pg_stat_statements")) })
+}
 
 // small are flags for a run that takes a second or two.
 var small = []string{"-json", "-callers", "40", "-rounds", "2", "-pgx-conns", "4", "-query-ms", "20", "-writes", "60", "-readers", "30"}

@@ -21,6 +21,7 @@ type box struct {
 	shares atomic.Int64
 	freed  atomic.Bool
 	landed atomic.Bool
+	brief  bool // not to be kept
 }
 
 func (b *box) Share(n int) {
@@ -30,7 +31,8 @@ func (b *box) Share(n int) {
 		b.freed.Store(true)
 	}
 }
-func (b *box) Retain() { b.shares.Add(1) }
+func (b *box) Keep() bool { return !b.brief }
+func (b *box) Retain()    { b.shares.Add(1) }
 func (b *box) Drop() {
 	switch n := b.shares.Add(-1); {
 	case n == 0:
@@ -843,6 +845,16 @@ func TestWindow(t *testing.T) {
 		f.s.mu.Lock()
 		f.expires = time.Now()
 		f.s.mu.Unlock()
+		begin(table, testKey, Join, instant(2)).wantValue(t, 2)
+	})
+	run("IsNotForEveryValue", func(t *testing.T, _ *Epoch, table *Table[*box]) {
+		s := instant(1)
+		s.box.brief = true
+		c := begin(table, testKey, Fenced, s)
+		c.wantValue(t, 1)
+		if !s.box.freed.Load() {
+			t.Error("held though it must not be kept")
+		}
 		begin(table, testKey, Join, instant(2)).wantValue(t, 2)
 	})
 	run("EndsWithAFence", func(t *testing.T, epoch *Epoch, table *Table[*box]) {

@@ -26,8 +26,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver to compare with
+	"go.uber.org/goleak"
 
 	"github.com/flightpg/flightpg"
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
@@ -40,7 +42,11 @@ const (
 // Main runs the tests of a package, which share a server, and stops it.
 //
 //	func TestMain(m *testing.M) { stack.Main(m) }
-func Main(m *testing.M) { pgtest.Main(m, pgtest.WithPreload("pg_stat_statements")) }
+//
+// ignore are goroutines that the library under test leaves behind.
+func Main(m *testing.M, ignore ...goleak.Option) {
+	leak.Main(func() int { return pgtest.Run(m, pgtest.WithPreload("pg_stat_statements")) }, ignore...)
+}
 
 // Env is a fresh database and the driver to reach it by.
 type Env struct {
