@@ -308,7 +308,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		rows, err = cn.lease.query(ctx, via, query, args)
 	}
 	if v.writes() {
-		err = cn.lease.answerLost(alive, err)
+		err = cn.lease.answerLost(alive, &read{via: via, query: query, args: args}, false, err)
 	}
 	returned = true
 	cn.ran(err)
@@ -358,7 +358,7 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 		res, err = cn.lease.exec(ctx, via, query, args)
 	}
 	if v.writes() {
-		err = cn.lease.answerLost(alive, err)
+		err = cn.lease.answerLost(alive, &read{via: via, query: query, args: args}, true, err)
 	}
 	returned = true
 	cn.ran(err)

@@ -157,12 +157,16 @@ func (s *session) dead() bool { return s.pgx != nil && s.pgx.Conn().IsClosed() }
 // answer came, that the query was never sent, and stdlib makes driver.ErrBadConn of
 // that (pgx 5.12: MultiResultReader.NextResult peeks first, and what it then reads
 // is "conn closed", which is SafeToRetry). database/sql would run the write a second
-// time. alive: the connection was, as far as was known, before.
-func (s *session) answerLost(alive bool, err error) error {
-	if alive && s.pgx != nil && s.dead() && errors.Is(err, driver.ErrBadConn) {
-		return errAnswerLost
+// time. alive: the connection was, as far as was known, before. exec: it was an Exec,
+// which pgx sends as a simple query wherever there are no arguments.
+func (s *session) answerLost(alive bool, r *read, exec bool, err error) error {
+	if !alive || s.pgx == nil || r.via != viaQuery || !errors.Is(err, driver.ErrBadConn) || !s.dead() {
+		return err
 	}
-	return err
+	if !s.simple(r) && !(exec && !slices.ContainsFunc(r.args, func(a driver.NamedValue) bool { return !isOption(a.Value) })) {
+		return err // in the extended protocol pgx knows
+	}
+	return errAnswerLost
 }
 
 var errAnswerLost = fmt.Errorf("flightpg: the connection broke before the server answered, and the statement may have run: %w", io.ErrUnexpectedEOF)
