@@ -315,7 +315,7 @@ func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
 		opts = append(opts, stdlib.OptionBeforeConnect(cfg.BeforeConnect))
 	}
 	if cfg.AfterConnect != nil {
-		opts = append(opts, stdlib.OptionAfterConnect(cfg.AfterConnect))
+		opts = append(opts, stdlib.OptionAfterConnect(orClosed(cfg.AfterConnect)))
 	}
 	if cfg.ResetSession != nil {
 		opts = append(opts, stdlib.OptionResetSession(cfg.ResetSession))
@@ -324,6 +324,24 @@ func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
 		opts = append(opts, stdlib.OptionShouldPing(cfg.ShouldPing))
 	}
 	return opts
+}
+
+// orClosed returns an AfterConnect hook that closes the connection where hook fails
+// or panics: stdlib would leave it to the server.
+func orClosed(hook func(context.Context, *pgx.Conn) error) func(context.Context, *pgx.Conn) error {
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		ok := false
+		defer func() {
+			if !ok {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+				defer cancel()
+				_ = conn.Close(ctx)
+			}
+		}()
+		err := hook(ctx, conn)
+		ok = err == nil
+		return err
+	}
 }
 
 // newConnector makes a connector over a source.

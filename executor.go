@@ -47,12 +47,14 @@ type launch struct {
 // Run implements flight.Runner.
 func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (res *result, err error) {
 	timeout := l.c.cfg.Timeout
+	inTime := func() bool { return true }
 	if timeout > 0 {
 		// No deadline on the context: live rows outlast the flight, under their
 		// caller's own.
 		var cancel context.CancelCauseFunc
 		ctx, cancel = context.WithCancelCause(ctx)
 		timer := time.AfterFunc(timeout, func() { cancel(errFlightTimeout) })
+		inTime = timer.Stop
 		defer func() {
 			timer.Stop()
 			if res == nil || res.live == nil {
@@ -62,10 +64,14 @@ func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (res *resul
 	}
 	res, err = l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
 	failure := err
-	if err == nil && res.live == nil {
+	switch {
+	case err != nil:
+	case res.live == nil:
 		failure = res.tail
+	case !inTime():
+		failure = errFlightTimeout // their context has ended
 	}
-	if failure != nil && context.Cause(ctx) == errFlightTimeout {
+	if failure != nil && (failure == errFlightTimeout || context.Cause(ctx) == errFlightTimeout) {
 		if res != nil {
 			res.Share(0)
 		}
@@ -128,7 +134,11 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		}
 		res, err := e.attempt(ctx, l, r)
 		if res != nil && res.live != nil {
-			res.live.cancel, res.live.done = takeCancel(), l.release
+			res.live.cancel = takeCancel()
+			res.live.done = func() {
+				l.bad = l.bad || res.live.lost
+				l.release()
+			}
 			return res, nil
 		}
 		failure := err

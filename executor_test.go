@@ -779,6 +779,64 @@ func TestShared_Overflow(t *testing.T) {
 			t.Errorf("Stats = %+v; want one overflow", s)
 		}
 	})
+	bubble(t, "LostWithItsConnection", func(t *testing.T) {
+		for name, fail := range map[string]func() error{
+			"ErrBadConn": func() error { return driver.ErrBadConn },
+			"panic":      func() error { panic("boom") },
+		} {
+			f := &fakeServer{} // whose session looks well in all other ways
+			f.answer = func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+				r := bigRows(100, 1000)
+				r.step = func(n int) error {
+					if n == 50 {
+						return fail()
+					}
+					return nil
+				}
+				return r, nil
+			}
+			db := openFake(t, f, Config{MaxResult: 10_000})
+			rows, err := db.Query(hotQuery, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			func() {
+				defer rows.Close()
+				defer func() { _ = recover() }()
+				for rows.Next() {
+				}
+			}()
+			f.answer = nil
+			time.Sleep(overflowMemory + time.Second)
+			mustInt(t, db, hotQuery, 1)
+			if got := f.on(hotQuery); !slices.Equal(got, []int{1, 2}) {
+				t.Errorf("%s: ran on sessions %v; want another one after the first was lost", name, got)
+			}
+		}
+	})
+	bubble(t, "FlightTimeoutBeforeLiveRows", func(t *testing.T) {
+		f := &fakeServer{answer: func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			time.Sleep(time.Second) // deaf to its context
+			r := bigRows(100, 1000)
+			r.step = func(n int) error {
+				if n > 50 {
+					return ctx.Err()
+				}
+				return nil
+			}
+			return r, nil
+		}}
+		db := openFake(t, f, Config{MaxResult: 10_000, FlightConns: 1, Timeout: 20 * time.Millisecond})
+		if err := countRows(context.Background(), db, 100); err == nil || !strings.Contains(err.Error(), "flight_timeout") {
+			t.Errorf("the stream ended with %v; want an error that names flight_timeout", err)
+		}
+		synctest.Wait()
+		f.answer = nil
+		mustInt(t, db, hotQuery, 1) // the session is back
+		if s := ReadStats(db); s.Overflows != 0 || s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want no overflow, and no memory held", s)
+		}
+	})
 	bubble(t, "LiveRowsEndWithTheCallersOwnError", func(t *testing.T) {
 		f := &fakeServer{}
 		f.answer = func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {

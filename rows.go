@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"io"
 	"math/bits"
@@ -327,6 +328,7 @@ type liveRows struct {
 	rows   driver.Rows
 	first  []driver.Value     // a row that is read but not delivered, or nil
 	ended  bool               // the first result set is at its end
+	lost   bool               // the session must not be used again
 	cancel context.CancelFunc // ends the execution
 	done   func()             // gives the session back; called once, by close
 
@@ -344,7 +346,10 @@ func (l *liveRows) next(dest []driver.Value) error {
 		l.ended = false
 		return io.EOF
 	}
-	return l.rows.Next(dest)
+	l.lost = true // until it returns
+	err := l.rows.Next(dest)
+	l.lost = errors.Is(err, driver.ErrBadConn)
+	return err
 }
 
 func (l *liveRows) close() error {

@@ -109,13 +109,19 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "PanicsKeepTheSession",
 		File:  "executor.go",
-		Edits: [][2]string{{"\t\tif !returned {\n\t\t\tl.bad = true\n", "\t\tif false {\n\t\t\tl.bad = true\n"}},
+		Edits: [][2]string{{"\t\tif !returned {\n\t\t\tl.bad = true\n", "\t\tif false && !returned {\n\t\t\tl.bad = true\n"}},
 		Want:  []string{schedule.NothingLeft, simReturns},
 	},
 	{
 		Name:  "TimeoutsAreForeign",
 		File:  "executor.go",
-		Edits: [][2]string{{"\t\tfailure = res.tail\n\t}\n\tif failure", "\t}\n\tif failure"}},
+		Edits: [][2]string{{"\tcase res.live == nil:\n\t\tfailure = res.tail\n", "\tcase res.live == nil:\n"}},
+		Want:  []string{simNoForeign},
+	},
+	{
+		Name:  "TimeoutsLeaveLiveRows",
+		File:  "executor.go",
+		Edits: [][2]string{{"\t\tfailure = errFlightTimeout // their", "\t\tfailure = nil // their"}},
 		Want:  []string{simNoForeign},
 	},
 	{

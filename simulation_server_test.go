@@ -67,7 +67,8 @@ type simSession struct {
 
 	// Guarded by srv.mu.
 	closed bool
-	failed bool // it has reported driver.ErrBadConn, or lost its connection
+	failed bool // it answers nothing but driver.ErrBadConn
+	told   bool // it has done so
 	busy   bool
 	rows   int // that are open
 	tx     *simTx
@@ -162,6 +163,7 @@ func (s *simServer) ask(ctx context.Context, op *simOp) (simEnd, *simOp, error) 
 	op.deaf = op.id%4 == 0 && op.what != "row" // database/sql waits for Next on a mutex
 	op.early = op.id%2 == 0
 	failed := op.s.failed
+	op.s.told = op.s.told || failed
 	if !failed {
 		s.ops = append(s.ops, op)
 	}
@@ -223,7 +225,7 @@ func (s *simServer) forget(op *simOp) {
 func (s *simServer) mark(session *simSession) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session.failed = true
+	session.failed, session.told = true, true
 }
 
 // open returns how many sessions of the pool are open.
@@ -248,7 +250,7 @@ func (session *simSession) use(what, query string) func() {
 		s.w.fail(simSessionsApart, "session %d is used after its end: %s %s", session.id, what, query)
 	case session.busy || session.rows > 0 && what != "rollback":
 		s.w.fail(simSessionsApart, "session %d is used by two at a time: %s %s", session.id, what, query)
-	case session.failed && session.flight:
+	case session.told && session.flight:
 		s.w.fail(simSessionsApart, "flight session %d is used after it has failed: %s %s", session.id, what, query)
 	case session.flight && what != "ping" && (query != simRead || what == "exec"):
 		s.w.fail(simSessionsApart, "flight session %d runs what is not shared: %s %s", session.id, what, query)
@@ -432,15 +434,24 @@ func (session *simSession) CheckNamedValue(nv *driver.NamedValue) error {
 	return nil
 }
 
-func (session *simSession) Ping(context.Context) error {
+func (session *simSession) Ping(ctx context.Context) error {
 	defer session.use("ping", "")()
-	return session.ResetSession(context.Background())
+	s := session.srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if session.failed {
+		session.told = true
+		call, _ := ctx.Value(simCallKey{}).(*simCall)
+		return s.w.inject(&simOp{s: session, what: "ping", key: -1, call: call}, driver.ErrBadConn)
+	}
+	return nil
 }
 
 func (session *simSession) ResetSession(context.Context) error {
 	session.srv.mu.Lock()
 	defer session.srv.mu.Unlock()
-	if session.failed {
+	if session.failed && (!session.told || session.id%2 == 0) { // some that have told look well later
+		session.told = true
 		return driver.ErrBadConn
 	}
 	return nil

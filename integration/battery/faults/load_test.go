@@ -83,7 +83,7 @@ func anySet(r *rand.Rand) int64 {
 		return 1
 	case n < 60:
 		return 2 + r.Int64N(3)
-	case n < 98:
+	case n < battery.N(99, 98):
 		return 11 + r.Int64N(2)
 	default:
 		return 21 + r.Int64N(2)

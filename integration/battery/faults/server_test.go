@@ -22,7 +22,7 @@ func TestCalm(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t), "without a fault, no error")
 	w.open(w.direct)
 	w.start(readers, writers)
-	w.rounds(battery.N(3, 10), func(*rand.Rand) { w.progress(200, patience) })
+	w.rounds(battery.N(3, 10), func(*rand.Rand) { w.progress(battery.N[int64](100, 1000), patience) })
 	w.finish()
 }
 
@@ -139,7 +139,7 @@ func TestStopBackend(t *testing.T) {
 				stopped++
 			}
 		}
-		w.progress(200, time.Duration(r.IntN(300))*time.Millisecond) // where one holds a lock, all wait
+		w.progress(100, time.Duration(r.IntN(300))*time.Millisecond) // where one holds a lock, all wait
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGCONT)
 		}

@@ -3,6 +3,7 @@ package hostile
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -67,10 +68,11 @@ type server struct {
 	slow     atomic.Bool // a lie came in pieces
 	complete atomic.Bool // a lie had a result to its end in it
 
-	mu     sync.Mutex // guards what follows
-	conns  map[*end]bool
-	seen   map[moment]int
-	opened int
+	mu      sync.Mutex // guards what follows
+	conns   map[*end]bool
+	seen    map[moment]int
+	opened  int
+	stopped bool
 }
 
 func newServer(s *script, tables map[string]*table) *server {
@@ -81,10 +83,13 @@ func newServer(s *script, tables map[string]*table) *server {
 func (s *server) dial(context.Context, string, string) (net.Conn, error) {
 	client, mine := pipe()
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return nil, errors.New("the server has stopped")
+	}
 	s.conns[mine] = true
 	s.opened++
 	pid := uint32(s.opened)
-	s.mu.Unlock()
 	s.wg.Go(func() {
 		c := &serverConn{s: s, end: mine, pid: pid, texts: map[string]string{}, status: 'I'}
 		c.serve()
@@ -106,6 +111,7 @@ func (s *server) open() int {
 // stop hangs up on everybody.
 func (s *server) stop() {
 	s.mu.Lock()
+	s.stopped = true
 	for c := range s.conns {
 		c.Close()
 	}
