@@ -193,7 +193,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		e.retries.Add(1)
 		if l, err = e.db.borrowAlive(ctx); err != nil {
 			var last *pgconn.PgError
-			if lost && ctx.Err() == nil && errors.As(failure, &last) {
+			if lost && ctx.Err() == nil && (errors.As(failure, &last) || errors.Is(err, driver.ErrBadConn)) {
 				return nil, failure // the server's last word says more than that nobody answers
 			}
 			return nil, err

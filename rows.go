@@ -472,6 +472,9 @@ func (r *replay) Close() error {
 	if r.live != nil {
 		err = r.live.close() // may have to read what is left: as long as the caller's context lasts
 		r.unhook()
+		if err != nil && r.ctx.Err() != nil {
+			err = r.ctx.Err() // as in advance: not the server's word for it
+		}
 	}
 	r.res.Drop()
 	return err

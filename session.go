@@ -273,7 +273,7 @@ func (s *session) queryWire(ctx context.Context, r *read) (*wireRows, error) {
 	rows, err := s.pgx.Conn().Query(ctx, r.query, stdlibArgs(r.args)...)
 	if err == nil {
 		var wire *wireRows
-		if wire, err = newWireRows(s, rows, s.simple(r)); err == nil {
+		if wire, err = newWireRows(s, rows, r.via == viaQuery && s.simple(r)); err == nil {
 			return wire, nil
 		}
 	} else if pgconn.SafeToRetry(err) {
@@ -561,6 +561,9 @@ func (p *pool) borrowAlive(ctx context.Context) (*lease, error) {
 		l, err := p.borrow(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if l.fresh && l.pgx != nil && !l.pooled {
+			return l, nil // just opened: it has answered to that
 		}
 		if err = l.ping(ctx); err == nil {
 			return l, nil

@@ -139,7 +139,7 @@ func (w *simWorld) begin(cl *simClient, what string, key int, mode Mode, f func(
 }
 
 // scan takes the row that rows are at and judges it.
-func (w *simWorld) scan(rd *simRead1) error {
+func (w *simWorld) scan(rd *simReading) error {
 	var k, version, own, op, i, n int
 	var payload simBytes
 	if err := rd.rows.Scan(&k, &version, &own, &op, &i, &n, &payload); err != nil {
@@ -167,7 +167,7 @@ func (s *simBytes) Scan(src any) error {
 }
 
 // judgeRow judges a row by what the server knows of its query.
-func (w *simWorld) judgeRow(rd *simRead1, k, version, own, op, i, n int, payload string) {
+func (w *simWorld) judgeRow(rd *simReading, k, version, own, op, i, n int, payload string) {
 	c := rd.call
 	w.srv.mu.Lock()
 	query := w.srv.w.execs[op]
@@ -188,7 +188,7 @@ func (w *simWorld) judgeRow(rd *simRead1, k, version, own, op, i, n int, payload
 }
 
 // drain reads rows to their end.
-func (w *simWorld) drain(rd *simRead1) error {
+func (w *simWorld) drain(rd *simReading) error {
 	defer rd.rows.Close()
 	for rd.rows.Next() {
 		if err := w.scan(rd); err != nil {
@@ -199,7 +199,7 @@ func (w *simWorld) drain(rd *simRead1) error {
 }
 
 // ended judges rows after the last of them.
-func (w *simWorld) ended(rd *simRead1) error {
+func (w *simWorld) ended(rd *simReading) error {
 	rd.done = true
 	err := rd.rows.Err()
 	if err == nil && (rd.op == nil || rd.n != rd.all) {
@@ -218,7 +218,7 @@ func (w *simWorld) query(cl *simClient, q simQuerier, what, text string, key int
 		if err != nil {
 			return err
 		}
-		return w.drain(&simRead1{call: c, rows: rows})
+		return w.drain(&simReading{call: c, rows: rows})
 	})
 }
 
@@ -229,7 +229,7 @@ func (w *simWorld) hold(cl *simClient, q simQuerier, key int, mode Mode) {
 		if err != nil {
 			return err
 		}
-		cl.rows = &simRead1{call: c, rows: rows}
+		cl.rows = &simReading{call: c, rows: rows}
 		return nil
 	})
 }
@@ -269,7 +269,7 @@ func (w *simWorld) queryRow(cl *simClient, q simQuerier, key int, mode Mode) {
 		if err := q.QueryRowContext(c.ctx, simRead, key).Scan(&k, &version, &own, &op, &i, &n, &payload); err != nil {
 			return err
 		}
-		w.judgeRow(&simRead1{call: c}, k, version, own, op, i, n, payload)
+		w.judgeRow(&simReading{call: c}, k, version, own, op, i, n, payload)
 		return nil
 	})
 }
@@ -287,7 +287,7 @@ func (w *simWorld) prepared(cl *simClient, key int, mode Mode) {
 		if err != nil {
 			return err
 		}
-		return w.drain(&simRead1{call: c, rows: rows})
+		return w.drain(&simReading{call: c, rows: rows})
 	})
 }
 
@@ -320,7 +320,7 @@ func (w *simWorld) writeReturning(cl *simClient, q simQuerier, key int) {
 		if err != nil {
 			return err
 		}
-		return w.drain(&simRead1{call: c, rows: rows})
+		return w.drain(&simReading{call: c, rows: rows})
 	})
 	cl.call.write = id
 }

@@ -16,7 +16,7 @@ func TestSimulationControls(t *testing.T) {
 	seed := battery.Seed(t)
 	report := battery.Report(t, "simulation", "each break of the driver is found out", seed)
 	report.Set("breaks", len(simMutants))
-	report.Set("found out", schedule.Controls(t, seed, "TestSimulation", 20_000, simMutants))
+	report.Set("found out", schedule.Controls(t, seed, "TestSimulation", 60_000, simMutants))
 }
 
 const flightGo = "internal/flight/flight.go"
@@ -93,6 +93,7 @@ var simMutants = []schedule.Mutant{
 		File:  "conn.go",
 		Edits: [][2]string{{"cn.lease.bad = cn.lease.bad || bad", ""}, {"\t\tt.cn.lease.bad = true\n", ""}},
 		Want:  []string{simUncommitted, simSessionsApart, simOnce, schedule.NothingLeft},
+		Rare:  true,
 	},
 	{
 		Name:  "LostConnectionsAreNotTriedAgain",
@@ -117,12 +118,14 @@ var simMutants = []schedule.Mutant{
 		File:  "executor.go",
 		Edits: [][2]string{{"\tcase res.live == nil:\n\t\tfailure = res.tail\n", "\tcase res.live == nil:\n"}},
 		Want:  []string{simNoForeign},
+		Rare:  true,
 	},
 	{
 		Name:  "TimeoutsLeaveLiveRows",
 		File:  "executor.go",
 		Edits: [][2]string{{"\t\tfailure = errFlightTimeout // their", "\t\tfailure = nil // their"}},
 		Want:  []string{simNoForeign},
+		Rare:  true,
 	},
 	{
 		Name:  "EndsOfRowsAreLost",

@@ -181,7 +181,7 @@ func (e *simExecutor) execute(ctx context.Context, r *read, dispatch func() bool
 type simClient struct {
 	id   int
 	call *simCall // under way
-	rows *simRead1
+	rows *simReading
 	tx   *sql.Tx
 	conn *sql.Conn
 	stmt *sql.Stmt
@@ -194,8 +194,8 @@ type simClient struct {
 	lost      bool // it has panicked on a connection: database/sql lets nobody have that again
 }
 
-// simRead1 is a read and what it has given so far.
-type simRead1 struct {
+// simReading is a read and what it has given so far.
+type simReading struct {
 	call *simCall // that began it
 	rows *sql.Rows
 	n    int // rows that were given

@@ -43,11 +43,11 @@ type part struct {
 // the short form has it on in every run of the tests.
 var parts = []part{
 	{"simulation", ".", []string{"-run", "Simulation", "-timeout", "15m", ".", "./internal/flight"}},
-	{"consistency", "integration/battery", []string{"-timeout", "30m", "./consistency/..."}},
-	{"faults", "integration/battery", []string{"-timeout", "20m", "./faults/..."}},
-	{"bounds", "integration/battery", []string{"-timeout", "20m", "./bounds/..."}},
-	{"isolation", "integration/battery", []string{"-race", "-timeout", "20m", "./isolation/..."}},
-	{"hostile", "integration/battery", []string{"-timeout", "20m", "./hostile/..."}},
+	{"consistency", "integration/battery", []string{"-timeout", "30m", "./consistency"}},
+	{"faults", "integration/battery", []string{"-timeout", "20m", "./faults"}},
+	{"bounds", "integration/battery", []string{"-timeout", "20m", "./bounds"}},
+	{"isolation", "integration/battery", []string{"-race", "-timeout", "20m", "./isolation"}},
+	{"hostile", "integration/battery", []string{"-timeout", "20m", "./hostile"}},
 }
 
 func main() {

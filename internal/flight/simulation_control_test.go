@@ -43,6 +43,7 @@ var mutants = []schedule.Mutant{
 		File:  "flight.go",
 		Edits: [][2]string{{"\tif f.state == waiting {\n\t\tf.state", "\tif true {\n\t\tf.state"}},
 		Want:  []string{rulesHold},
+		Rare:  true,
 	},
 	{
 		Name:  "RemovalWithoutIdentity",

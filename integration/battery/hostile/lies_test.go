@@ -320,13 +320,13 @@ func (p *plot) play(count *tally, heard func(string)) (faults []string) {
 			fault("flightpg: %v\npgx: %v\ntruth: %v", o, native, truth)
 		case o.err == nil:
 			count.same.Add(1)
-		case native.err == nil && native.panicked == nil && whole && p.alike && !p.piped && !strings.Contains(o.err.Error(), rowWidth):
+		case native.err == nil && native.panicked == nil && whole && p.alike && !p.piped && !refuses(o.err):
 			fault("flightpg: %v\npgx: %v\ntruth: %v", o, native, truth)
 		case native.err == nil:
 			count.stricter.Add(1)
 		default:
 			count.errors.Add(1)
-			if whole && p.alike && inStep && code(o.err) != code(native.err) && !strings.Contains(o.err.Error(), rowWidth) && !errors.Is(o.err, context.DeadlineExceeded) {
+			if whole && p.alike && !p.piped && inStep && code(o.err) != code(native.err) && !refuses(o.err) && !errors.Is(o.err, context.DeadlineExceeded) {
 				fault("flightpg: %v\npgx: %v", o, native)
 			}
 		}
@@ -381,6 +381,13 @@ func (p *plot) play(count *tally, heard func(string)) (faults []string) {
 // rowWidth begins flightpg's complaint about rows that do not fit their columns, of
 // which pgx makes rows with values of others, or a panic.
 const rowWidth = "flightpg: the server sent a row of"
+
+// refuses reports whether err says that flightpg does not believe an answer of which
+// pgx makes a result: a row that does not fit, or in the simple protocol no word of
+// how the query has ended.
+func refuses(err error) bool {
+	return strings.Contains(err.Error(), rowWidth) || ends(err)
+}
 
 // ownPanic reports whether a panic began in flightpg's own code.
 func ownPanic(o outcome) bool {

@@ -65,7 +65,7 @@ type server struct {
 	trail atomic.Bool  // something was sent behind the end of an answer: what follows is out of step, over any driver
 	wg    sync.WaitGroup
 
-	slow     atomic.Bool // a lie came in pieces
+	slow     atomic.Bool // a lie came in pieces, or nothing after it
 	complete atomic.Bool // a lie had a result to its end in it
 
 	mu      sync.Mutex // guards what follows
@@ -174,7 +174,7 @@ func (c *serverConn) flush() bool {
 			if speech.trails(at) {
 				c.s.trail.Store(true)
 			}
-			if speech.pause > 0 {
+			if speech.pause > 0 || speech.stall {
 				c.s.slow.Store(true)
 			}
 			if speech.completes() {

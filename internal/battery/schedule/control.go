@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ type Mutant struct {
 	File  string      // relative to the package's directory, which tests run in
 	Edits [][2]string // what is replaced by what; the former must be there, once
 	Want  []string    // the invariants that it violates: one of them must be named
+	Rare  bool        // it takes thousands of schedules: not in the short form
 }
 
 // EnvControl is set in the process that runs a simulation over a Mutant.
@@ -34,6 +36,7 @@ func InControl() bool { return os.Getenv(EnvControl) != "" }
 func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []Mutant) (found int) {
 	t.Helper()
 	if !battery.Full() {
+		mutants = slices.DeleteFunc(slices.Clone(mutants), func(m Mutant) bool { return m.Rare })
 		i := seed % uint64(len(mutants))
 		mutants = mutants[i : i+1]
 	}
