@@ -62,7 +62,7 @@ func TestRun(t *testing.T) {
 			if p.BackendsPeak != 4 || f.BackendsPeak < 1 || f.BackendsPeak > 4 {
 				t.Errorf("backends: pgx %d, flightpg %d; want 4 and 1 to 4", p.BackendsPeak, f.BackendsPeak)
 			}
-			if p.P50 > p.P99 || f.P50 > f.P99 || f.P50 <= 0 || f.CallsPerS <= p.CallsPerS {
+			if p.P50 > p.P99 || f.P50 > f.P99 || p.P50 <= 0 || f.P50 <= 0 || p.CallsPerS <= 0 || f.CallsPerS <= 0 {
 				t.Errorf("latencies: pgx %+v, flightpg %+v", p, f)
 			}
 			if y := rep.ReadYourWrites; y.Writes != 60 || y.Stale != 0 || y.Errors != 0 {

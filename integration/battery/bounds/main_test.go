@@ -30,6 +30,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
@@ -42,5 +43,5 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	// Compiling its queries is all that the server would do in new sessions.
-	pgtest.Main(m, pgtest.WithSetting("jit", "off"))
+	leak.Main(func() int { return pgtest.Run(m, pgtest.WithSetting("jit", "off")) })
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg/internal/battery"
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	pgtest.Main(m, pgtest.WithSetting("max_connections", "300"))
+	leak.Main(func() int { return pgtest.Run(m, pgtest.WithSetting("max_connections", "300")) })
 }
 
 // process is a worker as its parent sees it.

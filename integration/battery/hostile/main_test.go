@@ -14,16 +14,14 @@
 package hostile
 
 import (
-	"os"
 	"testing"
 
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
 const part = "hostile"
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	pgtest.StopShared()
-	os.Exit(code)
+	leak.Main(func() int { return pgtest.Run(m) })
 }

@@ -26,7 +26,8 @@ package isolation
 import (
 	"testing"
 
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) { leak.Main(func() int { return pgtest.Run(m) }) }
