@@ -42,6 +42,14 @@ battery: ## try to break flightpg, at full length, in up to an hour (SEED= REPOR
 	@scripts/ensure-postgres
 	cd integration/battery && $(GO) run . -seed $(SEED) -o $(abspath $(REPORT))
 
+soak: ## mixed load and faults for a while, with a live report (DURATION=30m SEED=)
+	@scripts/ensure-postgres
+	cd integration/battery && $(GO) run ./soak -duration $(DURATION) $(if $(filter-out 0,$(SEED)),-seed $(SEED)) -o $(abspath .cache/soak.txt)
+
+coverage: ## which statements of the driver the tests of all modules execute
+	@scripts/ensure-postgres
+	scripts/coverage -o .cache/coverage.txt
+
 lint: ## vet, staticcheck and gofumpt
 	@for module in $(MODULES); do \
 		echo "lint $$module"; \
