@@ -376,7 +376,7 @@ func (p *plot) play(count *tally, heard func(string)) (faults []string) {
 		about(outcome{err: err})
 	}
 	time.Sleep(time.Minute)
-	if st := c.Stats(); st.Flying != 0 || st.Waiting != 0 || st.BufferedBytes != 0 {
+	if st := c.Stats(); st.Flying != 0 || st.Waiting != 0 || st.BufferedBytes != 0 || st.FlightBackends != 0 {
 		all := make([]byte, 1<<16)
 		fault("Stats = %+v; want nothing left\n%s", st, all[:runtime.Stack(all, true)])
 	}
