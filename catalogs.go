@@ -139,11 +139,21 @@ func (c *catalogs) start() <-chan singleflight.Result {
 		c.lastErr.Store(nil)
 		l.set, l.gen = set, c.gens.Add(1)
 		if c.ttl > 0 {
-			time.AfterFunc(c.ttl, func() { l.stale.Store(true) })
+			// By its number: a timer keeps what it refers to alive, stopped or not, and
+			// where DDL comes often there are many.
+			gen := l.gen
+			time.AfterFunc(c.ttl, func() { c.aged(gen) })
 		}
 		c.current.Store(l)
 		return nil, nil
 	})
+}
+
+// aged ends the time to live of the picture of that generation, if it is still in use.
+func (c *catalogs) aged(gen uint64) {
+	if l := c.current.Load(); l != nil && l.gen == gen {
+		l.stale.Store(true)
+	}
 }
 
 // loadSafely makes a panic of a hook that a connection is opened with an error: in
