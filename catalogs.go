@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"golang.org/x/sync/singleflight"
 
@@ -138,11 +139,15 @@ func (c *catalogs) start() <-chan singleflight.Result {
 		}
 		c.lastErr.Store(nil)
 		l.set, l.gen = set, c.gens.Add(1)
-		if c.ttl > 0 {
-			// By its number: a timer keeps what it refers to alive, stopped or not, and
-			// where DDL comes often there are many.
-			gen := l.gen
-			time.AfterFunc(c.ttl, func() { c.aged(gen) })
+		if ttl := c.ttl; ttl > 0 {
+			// Nothing but a number and a weak pointer: a timer keeps what it refers to
+			// alive, stopped or not, and where DDL comes often there are many.
+			gen, c := l.gen, weak.Make(c)
+			time.AfterFunc(ttl, func() {
+				if c := c.Value(); c != nil {
+					c.aged(gen)
+				}
+			})
 		}
 		c.current.Store(l)
 		return nil, nil

@@ -471,9 +471,6 @@ func (c *Connector) Close() error {
 		return nil
 	}
 	c.table.Clear()
-	if c.catalogs != nil {
-		c.catalogs.current.Store(nil) // the timer of its time to live outlasts the connector
-	}
 	return errors.Join(c.flights.Close(), c.sessions.db.Close())
 }
 

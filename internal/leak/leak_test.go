@@ -32,7 +32,7 @@ func TestStatus(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			defer func() { hoard = nil }()
 			var out strings.Builder
-			if got := status(c.run, &out, 0, nil); got != c.want {
+			if got := status(c.run, &out, 0, heapRoom, nil); got != c.want {
 				t.Errorf("status = %d; want %d\n%s", got, c.want, &out)
 			}
 			if !strings.Contains(out.String(), c.says) || c.says == "" && out.Len() > 0 {
