@@ -14,7 +14,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The parser in C and the oracles' statements stay in memory.
+	// The heap is not judged: what the oracles read, and what they compare it with,
+	// stays in memory.
 	leak.Goroutines(func() int {
 		code := m.Run()
 		for _, stop := range []func() error{stopContainer, pgtest.StopShared} {
