@@ -260,7 +260,7 @@ func argumentsRound(db *sql.DB, rnd *rand.Rand, n uint64) error {
 	close(x.release) // all who left have written over what they gave
 	if again {
 		if second := <-x.began; second != original {
-			return fmt.Errorf("the second execution had the arguments %s; want %s", second, original)
+			return fmt.Errorf("the arguments were %s in the first execution and were changed by their caller to %s in the second", original, second)
 		}
 	}
 	if err := <-stays; err != nil {
