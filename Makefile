@@ -9,11 +9,14 @@ VERSIONS    ?= 15 16 17 18
 ORACLE_N    ?= 50000000
 BENCH       ?= .
 BENCHFLAGS  ?= -benchmem
-MODULES     := . integration integration/stacks
+SEED        ?= 0
+DURATION    ?= 30m
+REPORT      ?= .cache/battery.md
+MODULES     := . integration integration/stacks integration/battery
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help modules demo test test-pipeline test-matrix lint fuzz oracle tenants values bench generate clean
+.PHONY: help modules demo test test-pipeline test-matrix battery soak coverage lint fuzz oracle tenants values bench generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +43,18 @@ test-pipeline: ## run the driver's tests with the pipelined executor
 
 test-matrix: ## run the tests on PostgreSQL 15, 16, 17 and 18, and through PgBouncer (VERSIONS="17 18")
 	scripts/test-matrix $(VERSIONS)
+
+battery: ## try to break flightpg, at full length, in up to an hour (SEED= REPORT=.cache/battery.md)
+	@scripts/ensure-postgres
+	cd integration/battery && $(GO) run . -seed $(SEED) -o $(abspath $(REPORT))
+
+soak: ## mixed load and faults for a while, with a live report (DURATION=30m SEED=)
+	@scripts/ensure-postgres
+	cd integration/battery && $(GO) run ./soak -duration $(DURATION) $(if $(filter-out 0,$(SEED)),-seed $(SEED)) -o $(abspath .cache/soak.txt)
+
+coverage: ## which statements of the driver the tests of all modules execute
+	@scripts/ensure-postgres
+	scripts/coverage -o .cache/coverage.txt
 
 lint: ## vet, staticcheck and gofumpt
 	@for module in $(MODULES); do \

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"golang.org/x/sync/singleflight"
 
@@ -129,7 +130,7 @@ func (c *catalogs) start() <-chan singleflight.Result {
 		defer cancel()
 		l := &loaded{ddl: c.db.ddl.Load(), at: time.Now()}
 		c.loads.Add(1)
-		set, err := c.load(ctx)
+		set, err := c.loadSafely(ctx)
 		if err != nil {
 			c.failures.Add(1)
 			c.lastErr.Store(&err)
@@ -138,12 +139,38 @@ func (c *catalogs) start() <-chan singleflight.Result {
 		}
 		c.lastErr.Store(nil)
 		l.set, l.gen = set, c.gens.Add(1)
-		if c.ttl > 0 {
-			time.AfterFunc(c.ttl, func() { l.stale.Store(true) })
+		if ttl := c.ttl; ttl > 0 {
+			// Nothing but a number and a weak pointer: a timer keeps what it refers to
+			// alive, stopped or not, and where DDL comes often there are many.
+			gen, c := l.gen, weak.Make(c)
+			time.AfterFunc(ttl, func() {
+				if c := c.Value(); c != nil {
+					c.aged(gen)
+				}
+			})
 		}
 		c.current.Store(l)
 		return nil, nil
 	})
+}
+
+// aged ends the time to live of the picture of that generation, if it is still in use.
+func (c *catalogs) aged(gen uint64) {
+	if l := c.current.Load(); l != nil && l.gen == gen {
+		l.stale.Store(true)
+	}
+}
+
+// loadSafely makes a panic of a hook that a connection is opened with an error: in
+// this goroutine nobody could recover. A flight that opens one gives the panic to
+// its callers.
+func (c *catalogs) loadSafely(ctx context.Context) (_ *catalog.Set, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("flightpg: panic while a connection was opened for the catalog: %v", p)
+		}
+	}()
+	return c.load(ctx)
 }
 
 // unknown notes that a statement named something that the picture of that
@@ -224,11 +251,20 @@ func (c *Connector) loadCatalog(ctx context.Context) (*catalog.Set, error) {
 
 // loadCatalog asks the session. What bounds the application's statements in time
 // is not meant for this one.
-func (s *session) loadCatalog(ctx context.Context) (*catalog.Set, error) {
+func (s *session) loadCatalog(ctx context.Context) (_ *catalog.Set, err error) {
 	if s.pgx == nil {
 		return nil, errors.New("flightpg: the inner connection is not pgx's: its catalog cannot be asked")
 	}
 	pg := s.pgx.Conn().PgConn()
+	defer bounded(ctx, pg)()
+	defer func() {
+		// As in ask: nobody else could recover.
+		if p := recover(); p != nil {
+			s.bad = true
+			_ = pg.Conn().Close()
+			err = fmt.Errorf("flightpg: panic while the catalog was loaded: %v", p)
+		}
+	}()
 	return catalog.Load(ctx, func(ctx context.Context, sql string, row func(cells []string) error) error {
 		results := pg.Exec(ctx, fmt.Sprintf("BEGIN READ ONLY; SET LOCAL statement_timeout = %d; %s; ROLLBACK", catalogTimeout.Milliseconds(), strings.TrimRight(sql, "; \n")))
 		var err error
@@ -247,8 +283,7 @@ func (s *session) loadCatalog(ctx context.Context) (*catalog.Set, error) {
 		}
 		err = errors.Join(err, results.Close())
 		if !s.dead() && !s.idle() {
-			_, _ = pg.Exec(context.WithoutCancel(ctx), "ROLLBACK").ReadAll() // its errors show in the session's state
-			s.bad = s.bad || !s.idle()
+			s.rollBack(ctx, "ROLLBACK")
 		}
 		return err
 	})

@@ -3,12 +3,14 @@ package flightpg
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5"
 
@@ -34,6 +36,22 @@ func (s *slowCatalog) load(ctx context.Context) (*catalog.Set, error) {
 		return nil, s.err
 	}
 	return new(catalog.Set), nil
+}
+
+// A picture takes memory by the megabyte, and DDL may come often.
+func TestCatalogs_KeepOnePicture(t *testing.T) {
+	c := &catalogs{db: new(database), ttl: time.Hour, load: new(slowCatalog).load}
+	if err := c.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	old := weak.Make(c.current.Load())
+	if err := c.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	if old.Value() != nil {
+		t.Error("the picture before is still in memory")
+	}
 }
 
 func TestCatalogs(t *testing.T) {

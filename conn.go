@@ -37,6 +37,7 @@ type conn struct {
 	prepared map[string]int // how many statements are open, by their text
 	closed   bool
 	raw      bool // its *pgx.Conn is in the user's hands, and the epoch held
+	held     bool // the epoch is held for a write under way
 
 	parked, evicted bool // guarded by c.sessions.mu
 }
@@ -154,8 +155,8 @@ func (cn *conn) unlocked(ctx context.Context) {
 	if !cn.locks || cn.pinned || cn.lease.pgx == nil {
 		return
 	}
-	results, err := cn.lease.pgx.Conn().PgConn().Exec(ctx, "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()").ReadAll()
-	if err == nil && string(results[0].Rows[0][0]) == "0" {
+	results, err := ask(ctx, cn.lease.pgx.Conn().PgConn(), "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()")
+	if err == nil && cell(results, 0) == "0" {
 		cn.locks = false
 	}
 }
@@ -170,6 +171,41 @@ func (cn *conn) wrote(v *verdict) {
 	}
 	if cn.tx == nil || cn.lease.idle() {
 		cn.c.changed(v.effects)
+	}
+}
+
+// holds makes fenced reads strict while a write is under way, until lifts. The
+// server shows what was written before the writer hears of it: to a transaction,
+// to a flight of another text, to other programs. Who has seen it there, and then
+// reads, must not get an older answer from a flight that took off before it.
+// Nobody sees what a transaction writes until that ends.
+func (cn *conn) holds(v *verdict) {
+	if v.writes() && (cn.tx == nil || v.effects&effectTx != 0) {
+		cn.hold()
+	}
+}
+
+func (cn *conn) hold() {
+	if !cn.held {
+		cn.held = true
+		cn.c.db.Hold()
+	}
+}
+
+// lifts ends what holds began, after the write has raised the epoch.
+func (cn *conn) lifts() {
+	if cn.held {
+		cn.held = false
+		cn.c.db.Lift()
+	}
+}
+
+// lost notes that the inner driver has not returned from a statement (a panic,
+// runtime.Goexit): nobody knows what it did, nor what state the session is in.
+func (cn *conn) lost(v *verdict) {
+	cn.broken, cn.lease.bad = true, true
+	if v.writes() {
+		cn.wrote(v)
 	}
 }
 
@@ -253,10 +289,28 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	before := cn.notes
 	cn.begins(v)
 	cn.showPrepared(ctx, v)
+	cn.holds(v)
+	ended, returned := true, false
+	defer func() {
+		if !returned {
+			cn.lost(v)
+			if cn.tx == nil {
+				cn.detach(true) // database/sql does not give a connection back whose query has panicked
+			}
+		}
+		if ended {
+			cn.lifts()
+		}
+	}()
+	alive := !cn.lease.dead()
 	rows, err := cn.lease.query(ctx, via, query, args)
 	if cn.lease.outdated(err) {
 		rows, err = cn.lease.query(ctx, via, query, args)
 	}
+	if v.writes() {
+		err = cn.lease.answerLost(alive, &read{via: via, query: query, args: args}, false, err)
+	}
+	returned = true
 	cn.ran(err)
 	if refusedByParser(err) && !v.several {
 		cn.notes = before
@@ -271,6 +325,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		cn.tx.wrote = true
 		return rows, nil
 	}
+	ended = false
 	return newFencedRows(rows, cn, v), nil
 }
 
@@ -289,10 +344,23 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	v := cn.c.verdicts.get(query, cn.c.peek())
 	before := cn.notes
 	cn.begins(v)
+	cn.holds(v)
+	defer cn.lifts()
+	returned := false
+	defer func() {
+		if !returned {
+			cn.lost(v)
+		}
+	}()
+	alive := !cn.lease.dead()
 	res, err := cn.lease.exec(ctx, via, query, args)
 	if cn.lease.outdated(err) {
 		res, err = cn.lease.exec(ctx, via, query, args)
 	}
+	if v.writes() {
+		err = cn.lease.answerLost(alive, &read{via: via, query: query, args: args}, true, err)
+	}
+	returned = true
 	cn.ran(err)
 	if refusedByParser(err) && !v.several {
 		cn.notes = before
@@ -437,7 +505,13 @@ type tx struct {
 }
 
 // Commit implements driver.Tx.
-func (t *tx) Commit() error { return t.end(t.inner.Commit()) }
+func (t *tx) Commit() error {
+	if t.wrote {
+		t.cn.hold()
+		defer t.cn.lifts()
+	}
+	return t.end(t.inner.Commit())
+}
 
 // Rollback implements driver.Tx.
 func (t *tx) Rollback() error {
@@ -482,6 +556,7 @@ func (r *fencedRows) Next(dest []driver.Value) error {
 
 // Close implements driver.Rows.
 func (r *fencedRows) Close() error {
+	defer r.cn.lifts()
 	defer r.cn.wrote(r.v)
 	return r.inner.Close()
 }

@@ -862,3 +862,25 @@ func TestConn_WritesAreNotDelayed(t *testing.T) {
 		}
 	})
 }
+
+// TestSessionConns_EvictedWhileClosed closes pinned connections at the moment at
+// which others make room of them, under the race detector.
+func TestSessionConns_EvictedWhileClosed(t *testing.T) {
+	db := openFake(t, &fakeServer{}, Config{SessionConns: 2})
+	db.SetMaxIdleConns(2) // what is put back beside them is closed
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 500 {
+				_, err := db.Exec("SET search_path = a")
+				if err != nil && !errors.Is(err, driver.ErrBadConn) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if ReadStats(db).Evictions == 0 {
+		t.Error("no eviction")
+	}
+}

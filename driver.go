@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -227,7 +228,7 @@ type Connector struct {
 
 	noSessionLayer bool // for a test that must fail without it
 
-	source source
+	source *source  // by reference: what prints the connector does not print pgx's config
 	follow *primary // where there are several hosts
 
 	virtual atomic.Int64 // how many connections database/sql has
@@ -323,7 +324,7 @@ func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
 		opts = append(opts, stdlib.OptionBeforeConnect(cfg.BeforeConnect))
 	}
 	if cfg.AfterConnect != nil {
-		opts = append(opts, stdlib.OptionAfterConnect(cfg.AfterConnect))
+		opts = append(opts, stdlib.OptionAfterConnect(orClosed(cfg.AfterConnect)))
 	}
 	if cfg.ResetSession != nil {
 		opts = append(opts, stdlib.OptionResetSession(cfg.ResetSession))
@@ -332,6 +333,24 @@ func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
 		opts = append(opts, stdlib.OptionShouldPing(cfg.ShouldPing))
 	}
 	return opts
+}
+
+// orClosed returns an AfterConnect hook that closes the connection where hook fails
+// or panics: stdlib would leave it to the server.
+func orClosed(hook func(context.Context, *pgx.Conn) error) func(context.Context, *pgx.Conn) error {
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		ok := false
+		defer func() {
+			if !ok {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+				defer cancel()
+				_ = conn.Close(ctx)
+			}
+		}()
+		err := hook(ctx, conn)
+		ok = err == nil
+		return err
+	}
 }
 
 // newConnector makes a connector over a source.
@@ -355,7 +374,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 	}
 	c := &Connector{
 		cfg:      cfg,
-		source:   src,
+		source:   &src,
 		viaStmt:  viaStmt,
 		db:       databaseOf(cfg.Database),
 		verdicts: newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: pc == nil}),
@@ -457,6 +476,13 @@ func (c *Connector) openPools() {
 	}
 	c.opened.Store(true)
 }
+
+// String says which database it is for.
+func (c *Connector) String() string { return "flightpg.Connector(" + c.cfg.Database + ")" }
+
+// Format implements fmt.Formatter: with any verb it prints String, and never what
+// pgx's config in it holds, a password.
+func (c *Connector) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // Driver implements driver.Connector.
 func (c *Connector) Driver() driver.Driver { return c.driver }

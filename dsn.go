@@ -125,13 +125,17 @@ func setParams(c *Config, found []pair) error {
 		p := paramNamed(f.key)
 		switch {
 		case p == nil:
-			return fmt.Errorf("flightpg: unknown parameter %q in the DSN: flightpg knows %s", clip(f.key), paramNames())
+			return fmt.Errorf("flightpg: unknown parameter %sin the DSN: flightpg knows %s", quoted(f.key), paramNames())
 		case seen[f.key]:
 			return fmt.Errorf("flightpg: parameter %s is given twice in the DSN", f.key)
 		}
 		seen[f.key] = true
 		if err := p.set(c, f.value); err != nil {
-			return fmt.Errorf("flightpg: parameter %s in the DSN: %q is not allowed: use %s", f.key, clip(f.value), p.want)
+			value := quoted(f.value)
+			if f.hidden || value == "" {
+				value = "the value "
+			}
+			return fmt.Errorf("flightpg: parameter %s in the DSN: %sis not allowed: use %s", f.key, value, p.want)
 		}
 	}
 	return nil
@@ -154,7 +158,23 @@ func paramNames() string {
 	return strings.Join(names, ", ")
 }
 
-// clip shortens what an error quotes of the DSN.
+// quoted is what an error repeats of a DSN, with a blank behind it: nothing if it
+// may be a part of something else, of a password that should have been encoded.
+func quoted(s string) string {
+	for _, c := range []byte(s) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("_-+. ", c) >= 0:
+		default:
+			return ""
+		}
+	}
+	if len(s) > 64 {
+		return ""
+	}
+	return strconv.Quote(s) + " "
+}
+
+// clip shortens what an error quotes.
 func clip(s string) string {
 	if len(s) > 64 {
 		return s[:64] + "…"
@@ -165,7 +185,10 @@ func clip(s string) string {
 // ours reports whether a DSN parameter is flightpg's.
 func ours(key string) bool { return strings.HasPrefix(key, "flight_") || key == "session_conns" }
 
-type pair struct{ key, value string }
+type pair struct {
+	key, value string
+	hidden     bool // not to be shown
+}
 
 // splitDSN takes flightpg's parameters out of a DSN in any form that pgx
 // takes, and leaves the rest as it was, byte for byte: what is wrong with that
@@ -195,7 +218,8 @@ func splitURL(dsn string) (rest string, found []pair, err error) {
 		if err != nil {
 			return "", nil, fmt.Errorf("flightpg: parameter %s in the DSN is not valid URL encoding", key)
 		}
-		found = append(found, pair{key, value})
+		// Without an @ before it, the question mark may be one in a password.
+		found = append(found, pair{key, value, !strings.Contains(head, "@") && strings.Contains(query, "@")})
 	}
 	if found == nil {
 		return dsn, nil, nil
@@ -232,7 +256,7 @@ func splitKeywords(dsn string) (rest string, found []pair, err error) {
 			break
 		}
 		if ours(key) {
-			found = append(found, pair{key, value})
+			found = append(found, pair{key: key, value: value})
 		} else {
 			if kept.Len() > 0 {
 				kept.WriteByte(' ')

@@ -228,7 +228,7 @@ func FuzzDSN(f *testing.F) {
 			with = dsn + sep + "flight_width=2"
 		}
 		rest, found, err = splitDSN(with)
-		if err != nil || len(found) != 1 || found[0] != (pair{"flight_width", "2"}) {
+		if err != nil || len(found) != 1 || found[0] != (pair{key: "flight_width", value: "2"}) {
 			t.Fatalf("splitDSN(%q) = %q, %v, %v; want flight_width", with, rest, found, err)
 		}
 		again, err := pgx.ParseConfig(rest)

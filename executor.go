@@ -54,12 +54,14 @@ func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, e
 // run executes the flight under the connector's timeout.
 func (l *launch) run(ctx context.Context, execute func(context.Context) (*result, error)) (res *result, err error) {
 	timeout := l.c.cfg.Timeout
+	inTime := func() bool { return true }
 	if timeout > 0 {
 		// No deadline on the context: live rows outlast the flight, under their
 		// caller's own.
 		var cancel context.CancelCauseFunc
 		ctx, cancel = context.WithCancelCause(ctx)
 		timer := time.AfterFunc(timeout, func() { cancel(errFlightTimeout) })
+		inTime = timer.Stop
 		defer func() {
 			timer.Stop()
 			if res == nil || res.live == nil {
@@ -68,7 +70,18 @@ func (l *launch) run(ctx context.Context, execute func(context.Context) (*result
 		}()
 	}
 	res, err = execute(ctx)
-	if err != nil && context.Cause(ctx) == errFlightTimeout {
+	failure := err
+	switch {
+	case err != nil:
+	case res.live == nil:
+		failure = res.tail
+	case !inTime():
+		failure = errFlightTimeout // their context has ended
+	}
+	if failure != nil && (failure == errFlightTimeout || context.Cause(ctx) == errFlightTimeout) {
+		if res != nil {
+			res.Share(0)
+		}
 		return nil, fmt.Errorf("flightpg: the shared read took longer than flight_timeout (%v): %w", timeout, context.DeadlineExceeded)
 	}
 	if err == nil && res.live != nil {
@@ -110,7 +123,8 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 	if err != nil {
 		return nil, err
 	}
-	for again := false; ; again = true {
+	again, renewed := false, false // has run a second time: after a failure, with a new plan
+	for {
 		for {
 			if !dispatch() {
 				l.release()
@@ -125,9 +139,13 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 				return nil, err
 			}
 		}
-		res, err := e.attempt(ctx, l.session, r)
+		res, err := e.attempt(ctx, l, r)
 		if res != nil && res.live != nil {
-			res.live.cancel, res.live.done = takeCancel(), l.release
+			res.live.cancel = takeCancel()
+			res.live.done = func() {
+				l.bad = l.bad || res.live.lost
+				l.release()
+			}
 			return res, nil
 		}
 		failure := err
@@ -145,8 +163,21 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			l.bad, stopped = true, stopped || failure != nil
 			r.v.refuse() // it turned the guard off: never again on a flight
 		}
+		if l.pgx != nil && !l.scannable() {
+			l.bad = true // it reads another SQL now than the text rules
+		}
 		_, passed := failure.(bypassError)
-		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure) || stalePlan(failure))
+		if !renewed && !l.bad && ctx.Err() == nil && stalePlan(failure) {
+			// On the same connection, which has thrown away what was stale:
+			// after DDL, each of the others has its own to throw away.
+			renewed = true
+			if res != nil {
+				res.Share(0)
+			}
+			e.retries.Add(1)
+			continue
+		}
+		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure))
 		l.cancelled = ctx.Err() != nil && !l.delivers()
 		l.release()
 		if !retry && !stopped {
@@ -165,10 +196,11 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		}
 		// It was a read and nobody has seen a row: run it once more, on a
 		// connection that answers.
+		again = true
 		e.retries.Add(1)
 		if l, err = e.db.borrowAlive(ctx); err != nil {
 			var last *pgconn.PgError
-			if lost && ctx.Err() == nil && errors.As(failure, &last) {
+			if lost && ctx.Err() == nil && (errors.As(failure, &last) || errors.Is(err, driver.ErrBadConn)) {
 				return nil, failure // the server's last word says more than that nobody answers
 			}
 			return nil, err
@@ -193,8 +225,25 @@ func stalePlan(err error) bool {
 	return false
 }
 
-// attempt runs the read once.
-func (e *poolExecutor) attempt(ctx context.Context, s *session, r *read) (*result, error) {
+// attempt runs the read once. If that does not return (a panic, runtime.Goexit),
+// neither does attempt, and the session is closed.
+func (e *poolExecutor) attempt(ctx context.Context, l *lease, r *read) (res *result, err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			l.bad = true
+			l.release()
+		}
+	}()
+	if l.pgx != nil && l.simple(r) {
+		defer bounded(ctx, l.pgx.Conn().PgConn())()
+	}
+	res, err = e.once(ctx, l.session, r)
+	returned = true
+	return res, err
+}
+
+func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, error) {
 	if r.via == viaPrepare {
 		// By name only where the session is ours: what a pooler's server
 		// connection has prepared stays there, for others to trip over.

@@ -383,6 +383,25 @@ func TestShared_Cancel(t *testing.T) {
 			t.Errorf("after %v; want 1s", d)
 		}
 	})
+	bubble(t, "FlightTimeoutAfterSomeRows", func(t *testing.T) {
+		f := &fakeServer{answer: func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			r := bigRows(100, 1000)
+			r.step = func(n int) error {
+				if n == 50 {
+					<-ctx.Done()
+				}
+				return ctx.Err()
+			}
+			return r, nil
+		}}
+		db := openFake(t, f, Config{Timeout: time.Second})
+		if err := countRows(context.Background(), db, 100); err == nil || !strings.Contains(err.Error(), "flight_timeout") || errors.Is(err, context.Canceled) {
+			t.Errorf("rows ended with %v; want an error that names flight_timeout: nobody cancelled anything", err)
+		}
+		if s := ReadStats(db); s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want no memory held", s)
+		}
+	})
 }
 
 // TestShared_WaitingForASession: a flight that has no connection yet is not
@@ -528,6 +547,35 @@ func TestShared_Isolation(t *testing.T) {
 			t.Errorf("Stats = %+v; want 2 joins of the kept result", s)
 		}
 		time.Sleep(2 * time.Second) // the window's end
+	})
+	bubble(t, "KeptResultIsWhole", func(t *testing.T) {
+		boom := errors.New("division by zero")
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			r := bigRows(2, 1)
+			r.err = boom
+			return r, nil
+		}}
+		db := openFake(t, f, Config{Window: time.Second})
+		for i := range 3 {
+			if err := countRows(context.Background(), db, 2); err != boom {
+				t.Errorf("rows ended with %v; want %v", err, boom)
+			}
+			if n := f.count(hotQuery); n != i+1 {
+				t.Errorf("ran %d times; want %d: nobody gets another's error later", n, i+1)
+			}
+		}
+	})
+	bubble(t, "KeptResultIsBuffered", func(t *testing.T) {
+		f := &fakeServer{answer: func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			return bigRows(100, 1000), nil
+		}}
+		db := openFake(t, f, Config{Window: time.Hour, MaxResult: 10_000})
+		if err := countRows(context.Background(), db, 100); err != nil {
+			t.Error(err)
+		}
+		if s := ReadStats(db); s.Overflows != 1 || s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want one overflow, and no memory held", s)
+		}
 	})
 	bubble(t, "ArgumentsAreTheFlightsOwn", func(t *testing.T) {
 		start, gate := make(chan struct{}), make(chan struct{})
@@ -731,6 +779,64 @@ func TestShared_Overflow(t *testing.T) {
 			t.Errorf("Stats = %+v; want one overflow", s)
 		}
 	})
+	bubble(t, "LostWithItsConnection", func(t *testing.T) {
+		for name, fail := range map[string]func() error{
+			"ErrBadConn": func() error { return driver.ErrBadConn },
+			"panic":      func() error { panic("boom") },
+		} {
+			f := &fakeServer{} // whose session looks well in all other ways
+			f.answer = func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+				r := bigRows(100, 1000)
+				r.step = func(n int) error {
+					if n == 50 {
+						return fail()
+					}
+					return nil
+				}
+				return r, nil
+			}
+			db := openFake(t, f, Config{MaxResult: 10_000})
+			rows, err := db.Query(hotQuery, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			func() {
+				defer rows.Close()
+				defer func() { _ = recover() }()
+				for rows.Next() {
+				}
+			}()
+			f.answer = nil
+			time.Sleep(overflowMemory + time.Second)
+			mustInt(t, db, hotQuery, 1)
+			if got := f.on(hotQuery); !slices.Equal(got, []int{1, 2}) {
+				t.Errorf("%s: ran on sessions %v; want another one after the first was lost", name, got)
+			}
+		}
+	})
+	bubble(t, "FlightTimeoutBeforeLiveRows", func(t *testing.T) {
+		f := &fakeServer{answer: func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			time.Sleep(time.Second) // deaf to its context
+			r := bigRows(100, 1000)
+			r.step = func(n int) error {
+				if n > 50 {
+					return ctx.Err()
+				}
+				return nil
+			}
+			return r, nil
+		}}
+		db := openFake(t, f, Config{MaxResult: 10_000, FlightConns: 1, Timeout: 20 * time.Millisecond})
+		if err := countRows(context.Background(), db, 100); err == nil || !strings.Contains(err.Error(), "flight_timeout") {
+			t.Errorf("the stream ended with %v; want an error that names flight_timeout", err)
+		}
+		synctest.Wait()
+		f.answer = nil
+		mustInt(t, db, hotQuery, 1) // the session is back
+		if s := ReadStats(db); s.Overflows != 0 || s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want no overflow, and no memory held", s)
+		}
+	})
 	bubble(t, "LiveRowsEndWithTheCallersOwnError", func(t *testing.T) {
 		f := &fakeServer{}
 		f.answer = func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
@@ -809,6 +915,36 @@ func TestShared_Overflow(t *testing.T) {
 		mustInt(t, db, hotQuery, 1) // the session is back
 		if s := ReadStats(db); s.BufferedBytes != 0 {
 			t.Errorf("Stats = %+v; want no memory held", s)
+		}
+	})
+	bubble(t, "PanicAfterSomeRows", func(t *testing.T) {
+		for name, fail := range map[string]func(){
+			"panic":  func() { panic("boom") },
+			"Goexit": runtime.Goexit,
+		} {
+			f := &fakeServer{}
+			f.answer = func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+				r := bigRows(100, 1000)
+				r.step = func(n int) error {
+					if n == 5 {
+						fail()
+					}
+					return nil
+				}
+				return r, nil
+			}
+			db := openFake(t, f, Config{Memory: 20_000, FlightConns: 1})
+			for range 20 { // more than memory or connections would last
+				_ = func() error {
+					defer func() { _ = recover() }()
+					return countRows(context.Background(), db, 100)
+				}()
+			}
+			if s := ReadStats(db); s.Panics != 20 || s.Overflows != 0 || s.BufferedBytes != 0 {
+				t.Errorf("%s: Stats = %+v; want 20 panics, and no memory held", name, s)
+			}
+			f.answer = nil
+			mustInt(t, db, hotQuery, 1) // the session is back
 		}
 	})
 	bubble(t, "NegativeMaxResultSharesNothing", func(t *testing.T) {
@@ -1204,6 +1340,144 @@ func queryAll(db *sql.DB, query string) (n int, err error) {
 		n++
 	}
 	return n, rows.Err()
+}
+
+// TestFence_UnderWay: others may see a write before its caller hears of its end,
+// so until then no fenced read joins a dispatched flight. A write in a transaction
+// is seen by nobody before that is committed.
+func TestFence_UnderWay(t *testing.T) {
+	ctx := context.Background()
+	for _, w := range []struct {
+		name  string
+		gate  string // the statement that is under way
+		join  bool
+		write func(db *sql.DB, end <-chan struct{}) error
+	}{
+		{"Exec", "UPDATE t SET v = 2", false, func(db *sql.DB, _ <-chan struct{}) error {
+			_, err := db.Exec("UPDATE t SET v = 2")
+			return err
+		}},
+		{"ExecThatFails", "UPDATE t SET fail = 2", false, func(db *sql.DB, _ <-chan struct{}) error {
+			if _, err := db.Exec("UPDATE t SET fail = 2"); err == nil {
+				return errors.New("no error")
+			}
+			return nil
+		}},
+		{"Returning", "UPDATE t SET v = 2 RETURNING id", false, func(db *sql.DB, _ <-chan struct{}) error {
+			_, err := queryInt(ctx, db, "UPDATE t SET v = 2 RETURNING id")
+			return err
+		}},
+		{"ReturningThatFails", "UPDATE t SET fail = 2 RETURNING id", false, func(db *sql.DB, _ <-chan struct{}) error {
+			if _, err := queryInt(ctx, db, "UPDATE t SET fail = 2 RETURNING id"); err == nil {
+				return errors.New("no error")
+			}
+			return nil
+		}},
+		{"ReturningNotRead", "", false, func(db *sql.DB, end <-chan struct{}) error { // its rows end the statement, not its query
+			rows, err := db.Query("UPDATE t SET v = 2 RETURNING id")
+			if err != nil {
+				return err
+			}
+			<-end
+			return rows.Close()
+		}},
+		{"ExecInTx", "UPDATE t SET v = 2", true, func(db *sql.DB, _ <-chan struct{}) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			if _, err := tx.Exec("UPDATE t SET v = 2"); err != nil {
+				return err
+			}
+			return tx.Commit()
+		}},
+		{"Commit", "COMMIT", false, func(db *sql.DB, _ <-chan struct{}) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			if _, err := tx.Exec("UPDATE t SET v = 2"); err != nil {
+				return err
+			}
+			return tx.Commit()
+		}},
+		{"CommitOfReads", "COMMIT", true, func(db *sql.DB, _ <-chan struct{}) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			if _, err := queryInt(ctx, tx, "SELECT 2"); err != nil {
+				return err
+			}
+			return tx.Commit()
+		}},
+		{"CommitAsText", "COMMIT", false, func(db *sql.DB, _ <-chan struct{}) error {
+			tx, err := db.Begin()
+			if err != nil {
+				return err
+			}
+			defer func() { _ = tx.Rollback() }()
+			_, err = tx.Exec("COMMIT")
+			return err
+		}},
+	} {
+		bubble(t, w.name, func(t *testing.T) {
+			read, write := make(chan struct{}), make(chan struct{})
+			f := &fakeServer{answer: func(_ context.Context, _ *fakeSession, query string, _ []driver.NamedValue) (*fakeRows, error) {
+				switch query {
+				case hotQuery:
+					<-read
+				case w.gate:
+					<-write
+				}
+				if strings.Contains(query, "fail") {
+					return nil, errors.New("boom")
+				}
+				return oneRow(int64(1)), nil
+			}}
+			db := openFake(t, f, Config{})
+			done := make(chan error, 3)
+			reads := func() {
+				_, err := queryInt(ctx, db, hotQuery, int64(1))
+				done <- err
+			}
+			go reads()
+			synctest.Wait() // dispatched
+			go func() { done <- w.write(db, write) }()
+			synctest.Wait() // the server may have done it
+			go reads()
+			synctest.Wait()
+			if got := ReadStats(db).Joins == 1; got != w.join {
+				t.Errorf("joined a flight dispatched before, while the write is under way = %v; want %v", got, w.join)
+			}
+			close(write)
+			close(read)
+			for range 3 {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+			if w.name == "CommitAsText" {
+				return // its connection is pinned, and may be that of the next read
+			}
+			// The hold has ended: a dispatched flight can be joined again.
+			before := ReadStats(db).Joins
+			read = make(chan struct{})
+			for range 2 {
+				go reads()
+				synctest.Wait()
+			}
+			if got := ReadStats(db).Joins - before; got != 1 {
+				t.Errorf("%d joins after the write; want 1", got)
+			}
+			close(read)
+			for range 2 {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
 }
 
 // TestFence_Database: connectors share their fences if and only if their DSNs

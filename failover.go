@@ -57,7 +57,7 @@ func (p *primary) follow(ctx context.Context, pg *pgconn.PgConn) error {
 		}
 		return nil
 	}
-	results, err := pg.Exec(ctx, "SELECT system_identifier, pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) FROM pg_catalog.pg_control_system()").ReadAll()
+	results, err := ask(ctx, pg, "SELECT system_identifier, pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) FROM pg_catalog.pg_control_system()")
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && !pg.IsClosed() {
 		pg.CustomData()[timelineKey] = timeline{} // not PostgreSQL, or not allowed
@@ -66,12 +66,15 @@ func (p *primary) follow(ctx context.Context, pg *pgconn.PgConn) error {
 	if err != nil {
 		return err
 	}
-	row := results[0].Rows[0]
-	number, err := strconv.ParseUint(string(row[1][:8]), 16, 32)
+	cluster, segment := cell(results, 0), cell(results, 1)
+	if cluster == "" || len(segment) < 8 {
+		return fmt.Errorf("flightpg: the server's timeline: no answer in %q, %q", clip(cluster), clip(segment))
+	}
+	number, err := strconv.ParseUint(segment[:8], 16, 32)
 	if err != nil {
 		return fmt.Errorf("flightpg: the server's timeline: %w", err)
 	}
-	tl := timeline{string(row[0]), number}
+	tl := timeline{cluster, number}
 	if !p.meet(tl) {
 		return errOldPrimary
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -80,11 +81,11 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 	if guard == GuardSession {
 		direct = "true"
 	}
-	results, err := pg.Exec(ctx, "SELECT CASE WHEN "+direct+" THEN pg_catalog.set_config('"+readOnly+"', 'on', false) ELSE 'pooler' END").ReadAll()
+	results, err := ask(ctx, pg, "SELECT CASE WHEN "+direct+" THEN pg_catalog.set_config('"+readOnly+"', 'on', false) ELSE 'pooler' END")
 	if err != nil {
 		return err
 	}
-	switch answer := string(results[0].Rows[0][0]); {
+	switch answer := cell(results, 0); {
 	case answer == "pooler":
 		s.guard = GuardTransaction
 	case answer != "on" || !s.armed():
@@ -93,6 +94,60 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 		s.guard = GuardSession
 	}
 	return nil
+}
+
+// ask runs queries of flightpg's own. At some answers that no PostgreSQL gives pgx
+// panics, and this may run where nobody could recover: while database/sql opens a
+// connection in the background, or while the catalog is loaded.
+func ask(ctx context.Context, pg *pgconn.PgConn, text string) (results []*pgconn.Result, err error) {
+	defer bounded(ctx, pg)()
+	defer func() {
+		if p := recover(); p != nil {
+			_ = pg.Conn().Close()
+			results, err = nil, fmt.Errorf("flightpg: pgx panicked at a server's answer: %v", p)
+		}
+	}()
+	return pg.Exec(ctx, text).ReadAll()
+}
+
+// bounded makes what is asked on the connection in the simple protocol end some time
+// after ctx, until done is called: at a ReadyForQuery that comes too early pgx stops
+// to watch the context, and goes on reading.
+func bounded(ctx context.Context, pg *pgconn.PgConn) (done func()) {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		late := time.NewTimer(2 * cancelPatience)
+		defer late.Stop()
+		select {
+		case <-ended:
+		case <-late.C:
+			_ = pg.Conn().Close()
+		}
+	})
+	return func() {
+		stop()
+		close(ended)
+	}
+}
+
+// rollBack sends what ends a transaction, whatever has become of the context of
+// what ran in it. Errors show in the session's state.
+func (s *session) rollBack(ctx context.Context, text string) {
+	if !s.dead() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+		defer cancel()
+		_, _ = ask(ctx, s.pgx.Conn().PgConn(), text)
+	}
+	s.bad = s.bad || !s.idle()
+}
+
+// cell returns a column of the first row of an answer, "" where the answer has no
+// such thing: what is at the other end may not be PostgreSQL.
+func cell(results []*pgconn.Result, column int) string {
+	if len(results) == 0 || len(results[0].Rows) == 0 || column >= len(results[0].Rows[0]) {
+		return ""
+	}
+	return string(results[0].Rows[0][column])
 }
 
 // scannable reports whether the session reads SQL text as the text rules do, by
@@ -195,6 +250,17 @@ func (s *session) callOf(r *read) pgxCall {
 	return call
 }
 
+// simple reports whether pgx runs a call in the simple protocol.
+func (s *session) simple(r *read) bool {
+	mode := s.config().DefaultQueryExecMode
+	for i := 0; i < len(r.args) && isOption(r.args[i].Value); i++ {
+		if option, ok := r.args[i].Value.(pgx.QueryExecMode); ok {
+			mode = option
+		}
+	}
+	return mode == pgx.QueryExecModeSimpleProtocol
+}
+
 // describe asks for the types of a statement's parameters and columns, once for
 // each text, in a transaction of its own. It goes step by step, with pgx's own
 // Prepare, whose errors are the ones that pgx's users know.
@@ -212,7 +278,7 @@ func (s *session) describe(ctx context.Context, query string) (sd *pgconn.Statem
 // for the error that it ended with.
 func (s *session) beginReadOnly(ctx context.Context) (end func(error), err error) {
 	pg := s.pgx.Conn().PgConn()
-	if _, err := pg.Exec(ctx, "BEGIN READ ONLY").ReadAll(); err != nil {
+	if _, err := ask(ctx, pg, "BEGIN READ ONLY"); err != nil {
 		return nil, noTransaction(err)
 	}
 	return func(err error) {
@@ -220,10 +286,7 @@ func (s *session) beginReadOnly(ctx context.Context) (end func(error), err error
 		if refused(err) {
 			text += "; " + unlock
 		}
-		if !s.dead() {
-			_, _ = pg.Exec(context.WithoutCancel(ctx), text).ReadAll() // its errors show in the session's state
-		}
-		s.bad = s.bad || !s.idle()
+		s.rollBack(ctx, text)
 	}, nil
 }
 
@@ -279,7 +342,7 @@ func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_
 		return nil, err
 	}
 	source := &pipelineSource{rr: rr}
-	rows, err := newWireRows(s, source)
+	rows, err := newWireRows(s, source, false)
 	if err != nil {
 		p.end(err)
 		return nil, err

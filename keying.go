@@ -87,14 +87,23 @@ func appendKey(b []byte, via byte, partition string, args []driver.NamedValue) (
 			return b, why
 		}
 		if len(b) > maxKeyArgs {
-			return b, ReasonArgument
+			break
 		}
+	}
+	if len(b) > maxKeyArgs { // it may be cut short
+		return b, ReasonArgument
 	}
 	return b, ReasonNone
 }
 
 func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+	return appendBounded(binary.AppendUvarint(b, uint64(len(s))), s)
+}
+
+// appendBounded appends s, but no more than it takes for a key to be too long: a
+// copy of all of a huge argument would be for nothing.
+func appendBounded[T string | []byte](b []byte, s T) []byte {
+	return append(b, s[:min(len(s), maxKeyArgs+1)]...)
 }
 
 func appendValue(b []byte, v any) ([]byte, Reason) {
@@ -137,7 +146,7 @@ func appendValue(b []byte, v any) ([]byte, Reason) {
 			return append(b, tagBytesNil), ReasonNone
 		}
 		b = binary.AppendUvarint(append(b, tagBytes), uint64(len(v)))
-		return append(b, v...), ReasonNone
+		return appendBounded(b, v), ReasonNone
 	case time.Time:
 		return appendTime(append(b, tagTime), v), ReasonNone
 
@@ -225,11 +234,11 @@ func newPlan(t reflect.Type, depth int) *plan {
 func (p *plan) fill(t reflect.Type, depth int) {
 	switch t {
 	case timeType:
-		// Inside another type the zone's name counts too: that type may be a
-		// Valuer that prints it.
+		// Inside another type all that can be seen counts, the names of the zone
+		// and the monotonic reading: that type may be a Valuer that prints it.
 		p.encode = func(b []byte, v reflect.Value) []byte {
 			t := v.Interface().(time.Time)
-			return appendString(appendTime(b, t), t.Location().String())
+			return appendString(appendString(appendTime(b, t), t.Location().String()), t.String())
 		}
 		return
 	case addrType:
@@ -291,12 +300,16 @@ func (p *plan) fillArray(t reflect.Type, depth int) {
 	if p.why = elem.why; p.why != ReasonNone {
 		return
 	}
+	if t.Elem().Size() == 0 { // there may be 1<<60 of them
+		p.why = ReasonArgument
+		return
+	}
 	if elem.shared { // an array of slices: nobody has one
 		p.why = ReasonArgument
 		return
 	}
 	p.encode = func(b []byte, v reflect.Value) []byte {
-		for i := range v.Len() {
+		for i := 0; i < v.Len() && len(b) <= maxKeyArgs; i++ { // what is longer is no key
 			b = elem.encode(b, v.Index(i))
 		}
 		return b
@@ -308,6 +321,10 @@ func (p *plan) fillSlice(t reflect.Type, depth int) {
 	if p.why = elem.why; p.why != ReasonNone {
 		return
 	}
+	if t.Elem().Size() == 0 {
+		p.why = ReasonArgument
+		return
+	}
 	p.shared = true
 	plainBytes := t.Elem().Kind() == reflect.Uint8
 	p.encode = func(b []byte, v reflect.Value) []byte {
@@ -316,9 +333,9 @@ func (p *plan) fillSlice(t reflect.Type, depth int) {
 		}
 		b = binary.AppendUvarint(append(b, 1), uint64(v.Len()))
 		if plainBytes {
-			return append(b, v.Bytes()...)
+			return appendBounded(b, v.Bytes())
 		}
-		for i := range v.Len() {
+		for i := 0; i < v.Len() && len(b) <= maxKeyArgs; i++ {
 			b = elem.encode(b, v.Index(i))
 		}
 		return b

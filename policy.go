@@ -386,7 +386,10 @@ func (r rules) onlyLocks(sql string, j judge.Verdict, set *catalog.Set) bool {
 	for _, pos := range at {
 		b.WriteString(sql[end:pos])
 		b.WriteString("pg_advisory_xact_lock")
-		end = pos + strings.IndexByte(sql[pos:]+"(", '(')
+		end = len(sql)
+		if open := strings.IndexByte(sql[pos:], '('); open >= 0 {
+			end = pos + open
+		}
 	}
 	b.WriteString(sql[end:])
 	return judge.Judge(b.String(), set, r.options()).Class != sqlscan.Other

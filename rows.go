@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -48,6 +50,10 @@ func (r *result) Share(n int) {
 		r.free()
 	}
 }
+
+// Keep implements flight.Value. Nobody is given the end of another's rows: not an
+// error that they ended with, nor a connection that they are still being read from.
+func (r *result) Keep() bool { return r.tail == nil && r.closed == nil && r.live == nil }
 
 // Retain implements flight.Value.
 func (r *result) Retain() { r.shares.Add(1) }
@@ -117,7 +123,8 @@ func copyColumns(rows driver.Rows) *columns {
 		c.types[i] = typeOfColumn(rows, i)
 	}
 	if w, ok := rows.(*wireRows); ok {
-		c.wire = w.wireColumns
+		// Without the decoders, and the connection's type map that they hold.
+		c.wire = &wireColumns{readers: w.readers, fields: w.fields}
 	}
 	return c
 }
@@ -146,6 +153,18 @@ func typeOfColumn(rows driver.Rows, i int) columnType {
 	return t
 }
 
+// size returns what the columns take in memory, in bytes.
+func (c *columns) size() int64 {
+	size := int64(columnSize * len(c.names))
+	for _, name := range c.names {
+		size += allocated(len(name))
+	}
+	if c.wire != nil {
+		size += int64(fieldSize * len(c.names))
+	}
+	return size
+}
+
 // Sizes of buffered values in memory, in bytes, for the limits.
 const (
 	valueSize  = 16 // the interface itself
@@ -153,10 +172,27 @@ const (
 	stringSize = 16
 	bytesSize  = 24
 	timeSize   = 24
-	resultSize = 256     // a result without columns or rows
-	columnSize = 96      // the name and the metadata of a column
-	chunkBytes = 8 << 10 // what a chunk of rows grows to
+	resultSize = 512  // a result without columns or rows
+	columnSize = 112  // the metadata of a column
+	fieldSize  = 48   // what pgx says of one
+	chunkSize  = 48   // a chunk without rows
+	chunkBytes = 8184 // what a chunk of rows grows to: with the allocator's word 8 KiB, one of its sizes
 )
+
+// allocated returns what n bytes take in memory: Go's allocator rounds up, to whole
+// pages above 32 KiB and else by about an eighth.
+func allocated(n int) int64 {
+	step := 8
+	switch {
+	case n > 32<<10:
+		step = 8 << 10
+	case n > 128:
+		step = 1 << (bits.Len(uint(n-1)) - 4)
+	case n > 32:
+		step = 16
+	}
+	return int64((n + step - 1) &^ (step - 1))
+}
 
 // badValue stands for a value that could not be decoded, among those of a row, for
 // rows of which each column is scanned by itself.
@@ -169,9 +205,9 @@ func sizeOf(v driver.Value) (int64, bool) {
 	case nil:
 		return 0, true
 	case string:
-		return stringSize + int64(len(v)), true
+		return stringSize + allocated(len(v)), true
 	case []byte:
-		return bytesSize + int64(len(v)), true
+		return bytesSize + allocated(len(v)), true
 	case time.Time:
 		return timeSize, true
 	case badValue:
@@ -188,6 +224,12 @@ func sizeOf(v driver.Value) (int64, bool) {
 func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 	var b buffering
 	b.begin(copyColumns(rows), budget, maxResult)
+	complete := false
+	defer func() {
+		if !complete { // the rows have panicked, or called runtime.Goexit
+			b.discard()
+		}
+	}()
 	for {
 		raw, err := nextRow(rows, b.next())
 		if err != nil {
@@ -199,6 +241,7 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 			break
 		}
 	}
+	complete = true
 	return b.finish()
 }
 
@@ -213,13 +256,11 @@ type buffering struct {
 }
 
 func (b *buffering) begin(cols *columns, budget *budget, maxResult int64) {
-	width := len(cols.names)
 	r := &result{cols: cols, budget: budget}
 	r.chunks = r.first[:0]
 	*b = buffering{
 		res:       r,
-		row:       make([]driver.Value, width),
-		used:      int64(resultSize + columnSize*width),
+		used:      resultSize + cols.size(),
 		maxResult: maxResult,
 	}
 }
@@ -227,9 +268,14 @@ func (b *buffering) begin(cols *columns, budget *budget, maxResult int64) {
 // add takes the row in, whose wire form is raw. It reports false if it does not
 // fit: then the row stays where it is.
 func (b *buffering) add(raw [][]byte) bool {
-	r := b.res
+	r, width := b.res, len(b.row)
 	size, ok := copyRow(b.row)
 	size += r.raw.add(raw, b.row)
+	room := 0 // of a further chunk, if the row needs one
+	if len(b.chunk)+width > cap(b.chunk) {
+		room = width * chunkRows(b.n, width)
+		size += chunkSize + allocated(valueSize*room)
+	}
 	b.used += size
 	switch {
 	case !ok:
@@ -249,14 +295,14 @@ func (b *buffering) add(raw [][]byte) bool {
 		b.used -= size
 		return false
 	}
-	width := len(b.row)
-	if b.n == 0 { // most results have one row, which is as it shall be
+	switch {
+	case b.n == 0: // most results have one row, which is as it shall be
 		b.chunk, b.row = b.row, nil
-	} else {
-		if len(b.chunk)+width > cap(b.chunk) {
-			r.add(b.chunk)
-			b.chunk = make([]driver.Value, 0, width*chunkRows(b.n, width))
-		}
+	case room > 0:
+		r.add(b.chunk)
+		b.chunk = make([]driver.Value, 0, room)
+		fallthrough
+	default:
 		b.chunk = append(b.chunk, b.row...)
 	}
 	b.n++
@@ -310,11 +356,10 @@ func (r *result) end(rows driver.Rows, err error) {
 }
 
 // copyRow makes a row the driver's no more (it may reuse the memory behind a
-// []byte at the next call of Next), and returns its size in bytes and whether
-// it can be given to several callers.
+// []byte at the next call of Next), and returns the size of what its values
+// refer to, in bytes, and whether it can be given to several callers.
 func copyRow(row []driver.Value) (size int64, ok bool) {
 	ok = true
-	size = int64(valueSize * len(row))
 	for i, v := range row {
 		n, shareable := sizeOf(v)
 		size += n
@@ -338,6 +383,7 @@ type liveRows struct {
 	rows   driver.Rows
 	first  []driver.Value     // a row that is read but not delivered, or nil
 	ended  bool               // the first result set is at its end
+	lost   bool               // the session must not be used again
 	cancel context.CancelFunc // ends the execution
 	done   func()             // gives the session back; called once, by close
 
@@ -355,7 +401,10 @@ func (l *liveRows) next(dest []driver.Value) error {
 		l.ended = false
 		return io.EOF
 	}
-	return l.rows.Next(dest)
+	l.lost = true // until it returns
+	err := l.rows.Next(dest)
+	l.lost = errors.Is(err, driver.ErrBadConn)
+	return err
 }
 
 func (l *liveRows) close() error {
@@ -476,8 +525,11 @@ func (r *replay) Close() error {
 	r.closed = true
 	err := r.res.closed
 	if r.live != nil {
+		err = r.live.close() // may have to read what is left: as long as the caller's context lasts
 		r.unhook()
-		err = r.live.close()
+		if err != nil && r.ctx.Err() != nil {
+			err = r.ctx.Err() // as in advance: not the server's word for it
+		}
 	}
 	r.res.Drop()
 	return err

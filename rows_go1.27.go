@@ -140,9 +140,9 @@ const spanSize = 8 // bytes
 // or bytes that are the same on the wire.
 const sameValue = -1
 
-// add keeps a row, and returns what it takes in bytes.
+// add keeps a row, and returns by how many bytes more memory is taken for it.
 func (r *rawValues) add(raw [][]byte, row []driver.Value) (size int64) {
-	before := len(r.data)
+	before := r.size()
 	for i, src := range raw {
 		s := span{int32(len(r.data)), sameValue}
 		if !sameBytes(src, row[i]) {
@@ -151,8 +151,10 @@ func (r *rawValues) add(raw [][]byte, row []driver.Value) (size int64) {
 		}
 		r.spans = append(r.spans, s)
 	}
-	return int64(len(raw)*spanSize + len(r.data) - before)
+	return r.size() - before
 }
+
+func (r *rawValues) size() int64 { return int64(spanSize*cap(r.spans) + cap(r.data)) }
 
 func sameBytes(src []byte, v driver.Value) bool {
 	switch v := v.(type) {
@@ -195,62 +197,88 @@ func (s *session) typeReaders() *typeReaders {
 	data := s.pgx.Conn().PgConn().CustomData()
 	readers, _ := data[key].(*typeReaders)
 	if readers == nil {
-		readers = &typeReaders{types: copyTypes(s.pgx.Conn().TypeMap())}
+		readers = &typeReaders{types: copyTypes(s.pgx.Conn().TypeMap())} // now: the connection is ours
 		data[key] = readers
 	}
 	return readers
 }
 
-// copyTypes copies a type map with all that scanning depends on.
+// copyTypes copies a type map with all that scanning depends on. The copy shares no
+// state with it: pgx's own Copy shares the codecs, and EnumCodec keeps what it has
+// decoded, also as the type of an element or a field.
 func copyTypes(m *pgtype.Map) *pgtype.Map {
 	types := m.Copy()
 	types.TryWrapScanPlanFuncs = slices.Clone(m.TryWrapScanPlanFuncs)
+	own := make(map[*pgtype.Type]*pgtype.Type)
+	for _, oid := range registeredTypes(types) {
+		if t, ok := types.TypeForOID(oid); ok {
+			if c := ownType(t, own); c != t {
+				types.RegisterType(c)
+			}
+		}
+	}
 	return types
 }
 
-// typeReader serves one goroutine at a time.
-type typeReader struct {
-	types *pgtype.Map
-	known map[uint32]bool // the types that are the reader's own, or need not be
+// registeredTypes returns the OIDs of a map's types. pgx has no way to ask for them.
+func registeredTypes(m *pgtype.Map) (oids []uint32) {
+	types := reflect.ValueOf(m).Elem().FieldByName("oidToType")
+	if types.Kind() != reflect.Map {
+		return nil
+	}
+	for _, oid := range types.MapKeys() {
+		oids = append(oids, uint32(oid.Uint()))
+	}
+	return oids
 }
+
+// typeReader serves one goroutine at a time.
+type typeReader struct{ types *pgtype.Map }
 
 func (t *typeReaders) scan(oid uint32, format int16, src []byte, dest any) error {
 	r, _ := t.idle.Get().(*typeReader)
 	if r == nil {
-		r = &typeReader{copyTypes(t.types), make(map[uint32]bool)}
-	}
-	if !r.known[oid] {
-		r.known[oid] = true
-		if dt, ok := r.types.TypeForOID(oid); ok {
-			if own := ownType(dt); own != dt {
-				r.types.RegisterType(own)
-			}
-		}
+		r = &typeReader{copyTypes(t.types)}
 	}
 	err := r.types.Scan(oid, format, src, dest)
 	t.idle.Put(r) // not after a panic in a destination's own method
 	return err
 }
 
-// ownType returns a type that shares no state with t: pgx's EnumCodec keeps what
-// it has decoded.
-func ownType(t *pgtype.Type) *pgtype.Type {
-	with := func(c pgtype.Codec) *pgtype.Type { return &pgtype.Type{Name: t.Name, OID: t.OID, Codec: c} }
+// ownType returns a type that shares no state with t: t itself, if it has none. own
+// are those that were made before.
+func ownType(t *pgtype.Type, own map[*pgtype.Type]*pgtype.Type) *pgtype.Type {
+	if c, ok := own[t]; ok {
+		return c
+	}
+	own[t] = t // a type that contains itself ends here
+	with := func(c pgtype.Codec) *pgtype.Type {
+		own[t] = &pgtype.Type{Name: t.Name, OID: t.OID, Codec: c}
+		return own[t]
+	}
 	switch c := t.Codec.(type) {
 	case *pgtype.EnumCodec:
 		return with(new(pgtype.EnumCodec))
 	case *pgtype.ArrayCodec:
-		if e := ownType(c.ElementType); e != c.ElementType {
+		if e := ownType(c.ElementType, own); e != c.ElementType {
 			return with(&pgtype.ArrayCodec{ElementType: e})
+		}
+	case *pgtype.RangeCodec:
+		if e := ownType(c.ElementType, own); e != c.ElementType {
+			return with(&pgtype.RangeCodec{ElementType: e})
+		}
+	case *pgtype.MultirangeCodec:
+		if e := ownType(c.ElementType, own); e != c.ElementType {
+			return with(&pgtype.MultirangeCodec{ElementType: e})
 		}
 	case *pgtype.CompositeCodec:
 		fields := slices.Clone(c.Fields)
-		own := false
+		changed := false
 		for i, f := range c.Fields {
-			fields[i].Type = ownType(f.Type)
-			own = own || fields[i].Type != f.Type
+			fields[i].Type = ownType(f.Type, own)
+			changed = changed || fields[i].Type != f.Type
 		}
-		if own {
+		if changed {
 			return with(&pgtype.CompositeCodec{Fields: fields})
 		}
 	}

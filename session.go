@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/flightpg/flightpg/internal/flight"
 	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
@@ -54,7 +57,14 @@ type sessionConnector struct {
 	partition func(context.Context) string
 }
 
-func (sc sessionConnector) Connect(ctx context.Context) (driver.Conn, error) {
+func (sc sessionConnector) Connect(ctx context.Context) (_ driver.Conn, err error) {
+	// The nested sql.DB would count the connection for ever. And it may be in a
+	// goroutine of its own, where nobody could recover.
+	defer func() {
+		if p := recover(); p != nil {
+			err = &flight.PanicError{Value: p, Stack: debug.Stack()}
+		}
+	}()
 	for range maxPings {
 		s, err := sc.connect(ctx)
 		if err == errOldPrimary && sc.pooled {
@@ -142,6 +152,25 @@ func (s *session) config() *pgx.ConnConfig {
 
 // dead reports whether the connection is known to be closed.
 func (s *session) dead() bool { return s.pgx != nil && s.pgx.Conn().IsClosed() }
+
+// answerLost returns the error of a write, which is err but for one case: pgx says
+// of a connection that breaks after a simple query was sent on it, and before the
+// answer came, that the query was never sent, and stdlib makes driver.ErrBadConn of
+// that (pgx 5.12: MultiResultReader.NextResult peeks first, and what it then reads
+// is "conn closed", which is SafeToRetry). database/sql would run the write a second
+// time. alive: the connection was, as far as was known, before. exec: it was an Exec,
+// which pgx sends as a simple query wherever there are no arguments.
+func (s *session) answerLost(alive bool, r *read, exec bool, err error) error {
+	if !alive || s.pgx == nil || r.via != viaQuery || !errors.Is(err, driver.ErrBadConn) || !s.dead() {
+		return err
+	}
+	if !s.simple(r) && !(exec && !slices.ContainsFunc(r.args, func(a driver.NamedValue) bool { return !isOption(a.Value) })) {
+		return err // in the extended protocol pgx knows
+	}
+	return errAnswerLost
+}
+
+var errAnswerLost = fmt.Errorf("flightpg: the connection broke before the server answered, and the statement may have run: %w", io.ErrUnexpectedEOF)
 
 // Close implements driver.Conn. Where the connection goes back to a pool, nothing
 // of this session does: no prepared statement, and none that may have been
@@ -245,7 +274,7 @@ func (s *session) queryWire(ctx context.Context, r *read) (*wireRows, error) {
 	rows, err := s.pgx.Conn().Query(ctx, r.query, stdlibArgs(r.args)...)
 	if err == nil {
 		var wire *wireRows
-		if wire, err = newWireRows(s, rows); err == nil {
+		if wire, err = newWireRows(s, rows, r.via == viaQuery && s.simple(r)); err == nil {
 			return wire, nil
 		}
 	} else if pgconn.SafeToRetry(err) {
@@ -535,6 +564,9 @@ func (p *pool) borrowAlive(ctx context.Context) (*lease, error) {
 		if err != nil {
 			return nil, err
 		}
+		if l.fresh && l.pgx != nil && !l.pooled {
+			return l, nil // just opened: it has answered to that
+		}
 		if err = l.ping(ctx); err == nil {
 			return l, nil
 		}
@@ -562,6 +594,9 @@ func (p *pool) take(ctx context.Context) (*lease, error) {
 			}
 			p.other.closeIdle()
 		}
+	}
+	if p := (*flight.PanicError)(nil); errors.As(err, &p) {
+		panic(p) // in Connect, see there: now it is the caller's
 	}
 	if err != nil {
 		return nil, err
@@ -661,19 +696,20 @@ func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
 		return p.db.borrow(ctx)
 	}
 	p.mu.Lock()
-	var victim *conn
+	var room *lease
 	if p.wanted >= p.cap && len(p.parked) > 0 {
-		victim = p.parked[0]
+		victim := p.parked[0]
+		room = victim.lease // now: its connection may be closed in the next moment, and forgets it
 		p.parked = slices.Delete(p.parked, 0, 1)
 		victim.parked, victim.evicted = false, true
 		p.wanted--
 	}
 	p.wanted++
 	p.mu.Unlock()
-	if victim != nil {
+	if room != nil {
 		p.evictions.Add(1)
-		victim.lease.bad = true
-		victim.lease.release()
+		room.bad = true
+		room.release()
 	}
 	l, err := p.db.borrow(ctx)
 	if err != nil {

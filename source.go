@@ -52,7 +52,7 @@ func takeParams(pc *pgx.ConnConfig, cfg *Config) error {
 	var found []pair
 	for key, value := range pc.RuntimeParams {
 		if ours(key) {
-			found = append(found, pair{key, value})
+			found = append(found, pair{key: key, value: value})
 		}
 	}
 	for _, f := range found {
@@ -166,7 +166,7 @@ func registeredConfig(name string) (*pgx.ConnConfig, error) {
 	defer lock.Unlock()
 	config := configs.MapIndex(reflect.ValueOf(name))
 	if !config.IsValid() || config.IsNil() {
-		return nil, fmt.Errorf("flightpg: no config is registered under %q: call stdlib.RegisterConnConfig before sql.Open", clip(name))
+		return nil, fmt.Errorf("flightpg: no config is registered under the name %sthat was given: call stdlib.RegisterConnConfig before sql.Open", quoted(name))
 	}
 	return (*pgx.ConnConfig)(config.UnsafePointer()).Copy(), nil
 }

@@ -13,16 +13,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if err := pgtest.StopShared(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
+	leak.Main(func() int { return pgtest.Run(m) })
 }
 
 const tenants = 64

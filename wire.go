@@ -2,6 +2,7 @@ package flightpg
 
 import (
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -51,37 +52,49 @@ type wireSource interface {
 // wireRows are rows of a query that ran below stdlib.
 type wireRows struct {
 	*wireColumns
+	s      *session
 	source wireSource
 	ahead  bool        // the source is at a row that was not given yet
 	done   func(error) // ends what the query ran in, with the query's error; or nil
 }
 
 // newWireRows reads up to the first row, as stdlib does: errors before it are the
-// query's.
-func newWireRows(s *session, source wireSource) (*wireRows, error) {
+// query's. simple says that pgx's simple protocol was used.
+func newWireRows(s *session, source wireSource, simple bool) (*wireRows, error) {
 	ahead := source.Next()
 	if err := source.Err(); err != nil {
 		source.Close()
 		return nil, err
 	}
+	if r, ok := source.(pgx.Rows); ok && simple && !ahead && r.CommandTag().String() == "" {
+		// pgx may have no result then, and panics when it is asked for its columns.
+		source.Close()
+		s.bad = true
+		return nil, errors.New("flightpg: the server ended a query without a result")
+	}
 	// The field descriptions live in the connection's memory.
 	fields := slices.Clone(source.FieldDescriptions())
-	return &wireRows{wireColumns: newWireColumns(s, fields), source: source, ahead: ahead}, nil
+	return &wireRows{wireColumns: newWireColumns(s, fields), s: s, source: source, ahead: ahead}, nil
 }
 
 // advance goes to the next row. It returns io.EOF when there is none.
 func (r *wireRows) advance() error {
-	if r.ahead {
+	switch {
+	case r.ahead:
 		r.ahead = false
-		return nil
+	case !r.source.Next():
+		if err := r.source.Err(); err != nil {
+			return err
+		}
+		return io.EOF
 	}
-	if r.source.Next() {
-		return nil
+	if n := len(r.source.RawValues()); n != len(r.fields) {
+		// pgx does not look: a row that is too short would get the values of the
+		// one before it.
+		r.s.bad = true
+		return fmt.Errorf("flightpg: the server sent a row of %d values in a result of %d columns", n, len(r.fields))
 	}
-	if err := r.source.Err(); err != nil {
-		return err
-	}
-	return io.EOF
+	return nil
 }
 
 // Next implements driver.Rows.

@@ -320,6 +320,8 @@ var statementBehaviours = []behaviour{
 		execStmt("create temporary table letters (l varchar not null)")
 		equal(t, "rows inserted", execStmt("insert into letters values ($1::text), ($2::text)", "a", "b"), 2)
 		works(t, db)
+		noError(t, db.Close())
+		_ = tx.Rollback() // nobody can close the connection of a transaction for its owner
 	}},
 
 	{name: "PreparedExec", pins: "TestStmtExecContextSuccess", once: func(t *testing.T, s subject) {

@@ -32,10 +32,11 @@ var queryBehaviours = []behaviour{
 	}},
 
 	// A scan of each column needs a plan of its own (pgx's issue 781). The rows
-	// stay open until the handle is closed.
+	// stay open until the test ends.
 	{name: "ColumnsOfTwoTypes", pins: "TestConnQueryDifferentScanPlansIssue781", each: func(t *testing.T, db *sql.DB) {
 		rows, err := db.Query("select 'yes', true")
 		noError(t, err)
+		t.Cleanup(func() { _ = rows.Close() })
 		equal(t, "Next", rows.Next(), true)
 		var s string
 		var b bool

@@ -79,7 +79,7 @@ func explain(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 	case "help", "-h", "-help", "--help":
 		return flag.ErrHelp
 	default:
-		return errUsage(fmt.Sprintf("unknown command %q", args[0]))
+		return errUsage("unknown command: use explain") // not repeated: it may be a DSN, with a password
 	}
 	flags := flag.NewFlagSet("explain", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)

@@ -11,10 +11,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) { leak.Main(func() int { return pgtest.Run(m) }) }
 
 // command runs the command and returns what it printed.
 func command(stdin string, args ...string) (code int, stdout, stderr string) {

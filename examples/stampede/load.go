@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // settings keep one execution as long as the next: no workers that may or may
@@ -121,16 +122,31 @@ func (s *shop) close() error {
 	if s.schema == "" {
 		return nil
 	}
-	conn, err := pgx.Connect(ctx, s.dsn)
-	if err == nil {
-		_, err = conn.Exec(ctx, "drop schema "+s.schema+" cascade")
-		_ = conn.Close(ctx)
-	}
-	if err != nil {
+	if err := s.drop(ctx); err != nil {
 		return fmt.Errorf("schema %s is left behind: %w", s.schema, err)
 	}
 	return nil
 }
+
+// drop drops the schema. A query that a closed handle has left running may lock the
+// tables in another order: then PostgreSQL ends one of the two, and it may be ours.
+func (s *shop) drop(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for {
+		_, err := conn.Exec(ctx, "drop schema "+s.schema+" cascade")
+		var refused *pgconn.PgError
+		if !errors.As(err, &refused) || refused.Code != deadlockDetected {
+			return err
+		}
+	}
+}
+
+// deadlockDetected is an SQLSTATE.
+const deadlockDetected = "40P01"
 
 // sql puts the schema's name into a text.
 func (s *shop) sql(text string) string { return strings.ReplaceAll(text, "SHOP", s.schema) }

@@ -14,10 +14,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg"
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m, pgtest.WithPreload("pg_stat_statements")) }
+func TestMain(m *testing.M) {
+	leak.Main(func() int { return pgtest.Run(m, pgtest.WithPreload("pg_stat_statements")) })
+}
 
 // small are flags for a run that takes a second or two.
 var small = []string{"-json", "-callers", "40", "-rounds", "2", "-pgx-conns", "4", "-query-ms", "20", "-writes", "60", "-readers", "30"}
@@ -59,14 +62,14 @@ func TestRun(t *testing.T) {
 			if p.BackendsPeak != 4 || f.BackendsPeak < 1 || f.BackendsPeak > 4 {
 				t.Errorf("backends: pgx %d, flightpg %d; want 4 and 1 to 4", p.BackendsPeak, f.BackendsPeak)
 			}
-			if p.P50 > p.P99 || f.P50 > f.P99 || f.P50 <= 0 || f.CallsPerS <= p.CallsPerS {
+			if p.P50 > p.P99 || f.P50 > f.P99 || p.P50 <= 0 || f.P50 <= 0 || p.CallsPerS <= 0 || f.CallsPerS <= 0 {
 				t.Errorf("latencies: pgx %+v, flightpg %+v", p, f)
 			}
 			if y := rep.ReadYourWrites; y.Writes != 60 || y.Stale != 0 || y.Errors != 0 {
 				t.Errorf("read_your_writes = %+v; want 60 writes, none stale, no errors", y)
 			}
 			if got := schemas(t, dsn); got != "" {
-				t.Errorf("left behind: %s", got)
+				t.Errorf("left behind: %s\n%s", got, &stderr)
 			}
 		})
 	}
@@ -216,5 +219,65 @@ func execute(t *testing.T, dsn, sql string) {
 	defer conn.Close(t.Context())
 	if _, err := conn.Exec(t.Context(), sql); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A query still running locks the tables in an order of its own, so that it and
+// the drop wait for each other.
+func TestShop_DropsWhatIsInUse(t *testing.T) {
+	deadlocks := 0
+	for _, held := range []string{"products", "orders", "counters"} {
+		dsn := pgtest.Database(t)
+		s, err := openShop(t.Context(), dsn, config{dsn: dsn, pgxConns: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader, err := pgx.Connect(t.Context(), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close(context.Background())
+		// PostgreSQL shall end the drop, not the reader.
+		read := func(sql string) {
+			t.Helper()
+			if _, err := reader.Exec(t.Context(), s.sql(sql)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		read("set deadlock_timeout = '1min'")
+		read("begin")
+		read("lock SHOP." + held + " in access share mode")
+		dropped := make(chan error, 1)
+		go func() { dropped <- s.close() }()
+		awaitLockWait(t, dsn)
+		read("lock SHOP.products, SHOP.orders, SHOP.counters in access share mode")
+		deadlocks += strings.Count(pgtest.Shared(t).Log(), "deadlock detected")
+		read("rollback")
+		if err := <-dropped; err != nil {
+			t.Errorf("%s held: close = %v", held, err)
+		}
+		if got := schemas(t, dsn); got != "" {
+			t.Errorf("%s held: left behind: %s", held, got)
+		}
+	}
+	if deadlocks == 0 {
+		t.Error("no deadlock came about: nothing was tested")
+	}
+}
+
+// awaitLockWait returns when a session of the database waits for a lock.
+func awaitLockWait(t *testing.T, dsn string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for waits := false; !waits; {
+		err := conn.QueryRow(t.Context(), `select exists (select from pg_stat_activity
+			where datname = current_database() and wait_event_type = 'Lock')`).Scan(&waits)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -20,10 +20,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg"
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) { leak.Main(func() int { return pgtest.Run(m) }) }
 
 // newShop starts the shop over an empty database with its products.
 func newShop(t *testing.T) (srv *httptest.Server, db *sql.DB, dsn string) {

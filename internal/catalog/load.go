@@ -162,6 +162,12 @@ func (l *loader) row(cells []string) error {
 		}
 		return ""
 	}
+	if field(0) == "" {
+		switch kind {
+		case "r", "f", "t": // there is a letter
+			return fmt.Errorf("flightpg: a row of the catalog query is of kind %q, without the kind of %q", kind, name)
+		}
+	}
 	switch kind {
 	case "v": // server_version_num
 		n, err := strconv.Atoi(name)

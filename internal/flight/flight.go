@@ -75,6 +75,8 @@ type Value interface {
 	// Share is called once, before anyone sees the value, with the number of
 	// shares that are handed out. Zero means that nobody is left to want it.
 	Share(n int)
+	// Keep reports whether further callers may have the value within its window.
+	Keep() bool
 	// Retain adds a share. The table calls it only while it holds one itself.
 	Retain()
 	// Drop gives one share back.
@@ -119,9 +121,13 @@ type Epoch struct {
 // server and before its caller hears of it.
 func (e *Epoch) Raise() { e.n.Add(1) }
 
-// Hold makes every fenced caller behave as a strict one until Release, for
-// writes whose end nobody reports: a raw connection in the user's hands.
+// Hold makes every fenced caller behave as a strict one until Release or Lift:
+// for a write under way, which others may see before its caller hears of it, and
+// for writes whose end nobody reports, on a raw connection in the user's hands.
 func (e *Epoch) Hold() { e.open.Add(1) }
+
+// Lift ends a Hold for a write that has raised the epoch by itself.
+func (e *Epoch) Lift() { e.open.Add(-1) }
 
 // Release ends a Hold, and raises the epoch.
 func (e *Epoch) Release() {
@@ -142,6 +148,9 @@ type Key struct {
 // shardCount bounds how many callers of different keys can meet on one lock.
 // A power of two.
 const shardCount = 64
+
+// mapKept is for how many keys a shard without any keeps its map's memory.
+const mapKept = 128
 
 // Options configure a Table.
 type Options struct {
@@ -168,6 +177,7 @@ type shard[V Value] struct {
 	// quick.
 	mu    sync.Mutex
 	slots map[uint64]*slot[V]
+	most  int // keys in slots at a time, since it was made
 	stats Stats
 	_     [64]byte // a cache line between the locks of neighbours
 }
@@ -279,6 +289,7 @@ func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
 		sl = &both.slot
 		*sl = slot[V]{hash: h, text: k.Text, args: string(k.Args), next: s.slots[h]}
 		s.slots[h] = sl
+		s.most = max(s.most, len(s.slots))
 		f = &both.flight
 		s.leadLocked(t, sl, f)
 		return f, true
@@ -451,7 +462,10 @@ func (f *Flight[V]) fly() {
 	defer func() {
 		if !returned {
 			if p := recover(); p != nil {
-				f.panic = &PanicError{Value: p, Stack: debug.Stack()}
+				var ok bool
+				if f.panic, ok = p.(*PanicError); !ok { // else it has come from another goroutine, with the stack there
+					f.panic = &PanicError{Value: p, Stack: debug.Stack()}
+				}
 			}
 		}
 		f.land(v, err)
@@ -475,7 +489,7 @@ func (f *Flight[V]) land(v V, err error) {
 	sl.running--
 	if sl.newest == f { // by identity: a newer flight's entry is not ours to remove
 		sl.newest = nil
-		if t.opts.Window > 0 && !failed && f.refs > 0 {
+		if t.opts.Window > 0 && !failed && f.refs > 0 && v.Keep() {
 			expired, sl.kept = sl.kept, f
 			f.expires = time.Now().Add(t.opts.Window)
 			shares++
@@ -687,6 +701,9 @@ func (s *shard[V]) dropIfEmptyLocked(sl *slot[V]) {
 	if first == sl {
 		if sl.next == nil {
 			delete(s.slots, sl.hash)
+			if len(s.slots) == 0 && s.most > mapKept {
+				s.slots, s.most = make(map[uint64]*slot[V]), 0 // a map never gives memory back
+			}
 		} else {
 			s.slots[sl.hash] = sl.next
 		}

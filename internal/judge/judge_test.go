@@ -10,11 +10,12 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg/internal/catalog"
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 	"github.com/flightpg/flightpg/internal/sqlscan"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) { leak.Main(func() int { return pgtest.Run(m) }) }
 
 // connect returns a session that ends with the test.
 func connect(t testing.TB, dsn string) *pgx.Conn {

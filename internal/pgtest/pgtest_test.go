@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/flightpg/flightpg/internal/leak"
 )
 
 func TestMain(m *testing.M) {
@@ -22,7 +24,7 @@ func TestMain(m *testing.M) {
 		childMain()
 		return
 	}
-	Main(m)
+	leak.Main(func() int { return Run(m) })
 }
 
 // queryString returns the one value that a query gives.

@@ -27,7 +27,8 @@ func New(tb testing.TB, opts ...Option) *Server {
 }
 
 // Database returns the DSN of a database made for one test, and drops it at the
-// test's end.
+// test's end. A test that leaves a backend, an advisory lock or a prepared
+// transaction there fails.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
 	dsn, err := s.NewDatabase(tb.Context())
@@ -36,7 +37,13 @@ func (s *Server) Database(tb testing.TB) string {
 	}
 	tb.Cleanup(func() {
 		// The test's context has ended by now. A server that the test stopped,
-		// or left crashed, has nothing to drop from.
+		// or left crashed, has nothing to drop from. One that failed may have
+		// left what it would have closed.
+		if s.up() && !tb.Failed() {
+			if err := ifLeft(s.leftIn(context.Background(), dsn, leavePatience)); err != nil {
+				tb.Error(err)
+			}
+		}
 		if err := s.DropDatabase(context.Background(), dsn); err != nil && s.up() {
 			tb.Error(err)
 		}
@@ -73,6 +80,11 @@ var shared struct {
 // neither leaves a directory behind, which the next server of this package
 // removes; the server itself ends with the process in any case.
 func Main(m *testing.M, opts ...Option) {
+	os.Exit(Run(m, opts...))
+}
+
+// Run is Main without the end of the process: it returns the status for os.Exit.
+func Run(m *testing.M, opts ...Option) int {
 	shared.mu.Lock()
 	shared.opts = opts
 	shared.mu.Unlock()
@@ -82,7 +94,7 @@ func Main(m *testing.M, opts ...Option) {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
 	}
-	os.Exit(code)
+	return code
 }
 
 // Shared returns the package's shared server, which the first call starts. The
@@ -108,14 +120,19 @@ func Database(tb testing.TB) string {
 	return Shared(tb).Database(tb)
 }
 
-// StopShared stops the shared server, if one was started. Main calls it.
+// StopShared stops the shared server, if one was started. Main and Run call it. The
+// error says, too, if somebody has left something there.
 func StopShared() error {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.server == nil {
 		return nil
 	}
-	err := shared.server.Stop()
+	var left error
+	if shared.server.owned && shared.server.up() {
+		left = ifLeft(shared.server.leftOnServer(context.Background(), leavePatience))
+	}
+	err := errors.Join(left, shared.server.Stop())
 	shared.server, shared.err = nil, errors.New("pgtest: the shared server is stopped")
 	return err
 }

@@ -48,6 +48,11 @@ type token struct {
 type lexer struct {
 	src string
 	pos int
+
+	// signs is where the operator that was read last was cut off before a row of
+	// + and -. Each of them is an operator of its own: no need to look to the end
+	// of the row again from each.
+	signs struct{ pos, end int }
 }
 
 // Character classes. Bytes from 0x80 up are letters, so a byte order mark and a
@@ -455,6 +460,10 @@ func (l *lexer) endNumber() kind {
 // also contains one of ~ ! @ # % ^ & | ` ?.
 func (l *lexer) operator() kind {
 	start := l.pos
+	if start >= l.signs.pos && start < l.signs.end {
+		l.pos++
+		return tokOp
+	}
 	i, special := start, false
 	for ; is(l.at(i), isOp); i++ {
 		if c, c2 := l.src[i], l.at(i+1); i > start && (c == '-' && c2 == '-' || c == '/' && c2 == '*') {
@@ -465,9 +474,11 @@ func (l *lexer) operator() kind {
 		}
 	}
 	if last := l.src[i-1]; !special && (last == '+' || last == '-') {
+		l.signs.end = i
 		for i-start > 1 && (l.src[i-1] == '+' || l.src[i-1] == '-') {
 			i--
 		}
+		l.signs.pos = i
 	}
 	l.pos = i
 	return tokOp

@@ -330,10 +330,9 @@ func (s *scanner) closeCTEs(kind frameKind) {
 	if kind != plain || s.top().clause != withClause {
 		return
 	}
-	for i := range s.ctes {
-		if s.ctes[i].depth == s.depth {
-			s.ctes[i].hidden = false
-		}
+	// Those before it in the clause have been shown.
+	for i := len(s.ctes) - 1; i >= 0 && s.ctes[i].depth == s.depth && s.ctes[i].hidden; i-- {
+		s.ctes[i].hidden = false
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+	"go.uber.org/goleak"
 	"gorm.io/driver/postgres"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
@@ -16,7 +17,10 @@ import (
 	"github.com/flightpg/flightpg/integration/stacks/internal/stack"
 )
 
-func TestMain(m *testing.M) { stack.Main(m) }
+func TestMain(m *testing.M) {
+	// A cache for prepared statements that nobody can close.
+	stack.Main(m, goleak.IgnoreAnyFunction("gorm.io/gorm/internal/lru.NewLRU[...].func1"))
+}
 
 // noon is the time of everything that is written: both drivers write the same.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

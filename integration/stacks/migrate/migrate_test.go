@@ -77,7 +77,8 @@ var (
 	ways = []way{viaPgx, viaPostgres, viaConn}
 )
 
-func migrator(ctx context.Context, db *sql.DB, w way, files fstest.MapFS) (*migrate.Migrate, error) {
+// migrator returns a migrator, which keeps a connection until the end of the test.
+func migrator(ctx context.Context, tb testing.TB, db *sql.DB, w way, files fstest.MapFS) (*migrate.Migrate, error) {
 	source, err := iofs.New(files, ".")
 	if err != nil {
 		return nil, err
@@ -86,7 +87,11 @@ func migrator(ctx context.Context, db *sql.DB, w way, files fstest.MapFS) (*migr
 	if err != nil {
 		return nil, err
 	}
-	return migrate.NewWithInstance("files", source, "db", driver)
+	m, err := migrate.NewWithInstance("files", source, "db", driver)
+	if err == nil {
+		tb.Cleanup(func() { _, _ = m.Close() })
+	}
+	return m, err
 }
 
 func makeLedger(e *stack.Env) { e.SQL("CREATE TABLE ledger (version bigint NOT NULL)") }
@@ -132,7 +137,7 @@ func TestSame(t *testing.T) {
 				db, conn := e.Open(), e.Connect()
 				broken := maps.Clone(migrations)
 				broken["5_broken.up.sql"] = &fstest.MapFile{Data: []byte("CREATE TABLE half (n int);\nSELECT no_such_column FROM shop")}
-				m, err := migrator(e.Context(), db, w, broken)
+				m, err := migrator(e.Context(), e, db, w, broken)
 				if err != nil {
 					e.Fatal(err)
 				}
@@ -196,7 +201,7 @@ func TestTwoHandles(t *testing.T) {
 					t.Cleanup(func() { _ = db.Close() })
 					results[i] = make(chan error, 1)
 					go func() {
-						m, err := migrator(context.WithoutCancel(t.Context()), db, w, migrations)
+						m, err := migrator(context.WithoutCancel(t.Context()), t, db, w, migrations)
 						if err == nil {
 							err = m.Up()
 						}
@@ -235,7 +240,7 @@ func TestManyHandles(t *testing.T) {
 			return err
 		}
 		defer db.Close()
-		m, err := migrator(ctx, db, ways[i%len(ways)], migrations)
+		m, err := migrator(ctx, t, db, ways[i%len(ways)], migrations)
 		if err != nil {
 			return err
 		}
@@ -268,7 +273,7 @@ func TestAfterwards(t *testing.T) {
 				if err := db.QueryRowContext(e.Context(), "SELECT count(*) FROM shop").Scan(&n); err == nil {
 					e.Fatal("there is a shop before the migration")
 				}
-				m, err := migrator(e.Context(), db, w, migrations)
+				m, err := migrator(e.Context(), e, db, w, migrations)
 				if err != nil {
 					e.Fatal(err)
 				}
@@ -303,7 +308,7 @@ func TestLockKeepsReadsApart(t *testing.T) {
 			e := stack.New(t, stack.Flightpg)
 			makeLedger(e)
 			db := e.Open()
-			m, err := migrator(e.Context(), db, w, migrations)
+			m, err := migrator(e.Context(), e, db, w, migrations)
 			if err != nil {
 				t.Fatal(err)
 			}

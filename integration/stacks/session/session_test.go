@@ -21,13 +21,17 @@ import (
 
 	"github.com/alexedwards/scs/postgresstore"
 	"github.com/alexedwards/scs/v2"
+	"go.uber.org/goleak"
 
 	"github.com/flightpg/flightpg"
 	"github.com/flightpg/flightpg/integration/stacks/internal/await"
 	"github.com/flightpg/flightpg/integration/stacks/internal/stack"
 )
 
-func TestMain(m *testing.M) { stack.Main(m) }
+func TestMain(m *testing.M) {
+	// scs.New starts a store of its own, which the tests replace.
+	stack.Main(m, goleak.IgnoreAnyFunction("github.com/alexedwards/scs/v2/memstore.(*MemStore).startCleanup"))
+}
 
 const (
 	table = `CREATE TABLE sessions (token text PRIMARY KEY, data bytea NOT NULL, expiry timestamptz NOT NULL);

@@ -26,8 +26,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver to compare with
+	"go.uber.org/goleak"
 
 	"github.com/flightpg/flightpg"
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
@@ -40,7 +42,11 @@ const (
 // Main runs the tests of a package, which share a server, and stops it.
 //
 //	func TestMain(m *testing.M) { stack.Main(m) }
-func Main(m *testing.M) { pgtest.Main(m, pgtest.WithPreload("pg_stat_statements")) }
+//
+// ignore are goroutines that the library under test leaves behind.
+func Main(m *testing.M, ignore ...goleak.Option) {
+	leak.Main(func() int { return pgtest.Run(m, pgtest.WithPreload("pg_stat_statements")) }, ignore...)
+}
 
 // Env is a fresh database and the driver to reach it by.
 type Env struct {
@@ -230,10 +236,15 @@ func (c *crowd) send(e *Env, callers int, call func(ctx context.Context) error) 
 	}
 }
 
+// width is how many flights of a key are executed at a time: flight_width, by
+// default.
+const width = 2
+
 // gather waits until all callers that were sent wait on the server, on their
 // own or with others for a flight, and returns how many executions that makes.
 // With flights, that takes so many queries since mark: a caller that has not
-// woken up from its last flight counts as waiting, too.
+// woken up from its last flight counts as waiting, too. Beside a writer, a key
+// has flights that wait for an earlier one of its own and execute nothing yet.
 func (e *Env) gather(db *sql.DB, c *crowd, mark uint64, queries int) (executions int) {
 	e.Helper()
 	e.until("the callers have gathered", func() bool {
@@ -244,10 +255,11 @@ func (e *Env) gather(db *sql.DB, c *crowd, mark uint64, queries int) (executions
 		s := flightpg.ReadStats(db) // zeros, if it is another driver's
 		again := e.blocked()
 		executions = blocked
+		executing := min(int(s.Flying), width*max(c.wide, 1))
 		if s.Waiting > 0 && queriesOf(s)-mark < uint64(queries) {
 			return false
 		}
-		return blocked == again && blocked-int(s.Flying)+int(s.Waiting) == c.n*max(c.wide, 1)
+		return blocked == again && blocked-executing+int(s.Waiting) == c.n*max(c.wide, 1)
 	})
 	return executions
 }

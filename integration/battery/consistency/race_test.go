@@ -1,0 +1,5 @@
+//go:build unix && race
+
+package consistency
+
+const raceEnabled = true

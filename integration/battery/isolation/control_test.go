@@ -1,0 +1,156 @@
+package isolation
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flightpg/flightpg/internal/battery"
+)
+
+// edit makes a place of the driver do without a copy.
+type edit struct{ file, from, to string }
+
+// controls are broken variants of the driver, and the tests that find each out, by
+// what they then say.
+var controls = []struct {
+	name  string
+	edits []edit
+	tests map[string]string
+}{
+	{
+		"SharedBytes",
+		[]edit{{"rows.go", "ok && r.clone {", "ok && r.clone && false {"}},
+		map[string]string{"TestIsolation/Inner": "; want "},
+	},
+	{
+		"SharedArguments",
+		[]edit{{"executor.go", "r.args = copyArgs(r.args)", "_ = copyArgs"}},
+		map[string]string{"TestArguments/Inner": "were changed by their caller"},
+	},
+	{
+		"ShallowArguments",
+		[]edit{{"keying.go", "target = elem.clone(target)", "_ = elem.clone"}, {"keying.go", "c.Index(i).Set(elem.clone(v.Index(i)))", "c.Index(i).Set(v.Index(i))"}},
+		map[string]string{"TestArguments/Inner": "were changed by their caller"},
+	},
+	{
+		"InnerDriversMemory",
+		[]edit{{"rows.go", "row[i] = bytes.Clone(b)", "row[i] = b"}},
+		map[string]string{"TestIsolation/Inner": "; want "},
+	},
+}
+
+// envControl is set in the process that tests a broken variant.
+const envControl = "FLIGHTPG_ISOLATION_CONTROL"
+
+func TestControls(t *testing.T) {
+	if os.Getenv(envControl) != "" {
+		t.Skip("this is one")
+	}
+	seed := battery.Seed(t)
+	todo := controls
+	if !battery.Full() { // one build for two: they break different things
+		both := controls[0]
+		both.name += "AndArguments"
+		both.edits = append(both.edits[:1:1], controls[1].edits...)
+		both.tests = map[string]string{"TestIsolation/Inner": "; want ", "TestArguments/Inner": "were changed by their caller"}
+		todo = []struct {
+			name  string
+			edits []edit
+			tests map[string]string
+		}{both}
+	}
+	for _, c := range todo {
+		t.Run(c.name, func(t *testing.T) {
+			e := battery.Report(t, "isolation", "control: "+c.name+": a driver that does not copy is found out", seed)
+			overlay := overlay(t, c.edits)
+			for test, want := range c.tests {
+				out := broken(t, overlay, test, seed)
+				if !strings.Contains(out, want) {
+					t.Errorf("%s failed, but not with %q:\n%s", test, want, out)
+				}
+				e.Set("found out by "+test, firstWith(out, want))
+			}
+		})
+	}
+}
+
+// overlay writes the edited files, and returns the file that go test -overlay takes.
+func overlay(t *testing.T, edits []edit) string {
+	t.Helper()
+	dir := t.TempDir()
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := make(map[string]string)
+	for _, e := range edits {
+		text, ok := texts[e.file]
+		if !ok {
+			b, err := os.ReadFile(filepath.Join(root, e.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = string(b)
+		}
+		if n := strings.Count(text, e.from); n != 1 {
+			t.Fatalf("%s has %d places of %q; want 1: bring the control up to date with the code", e.file, n, e.from)
+		}
+		texts[e.file] = strings.Replace(text, e.from, e.to, 1)
+	}
+	replace := make(map[string]string)
+	for file, text := range texts {
+		edited := filepath.Join(dir, file)
+		if err := os.WriteFile(edited, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replace[filepath.Join(root, file)] = edited
+	}
+	b, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// broken runs a test over the edited driver and returns its output. The test must
+// fail.
+func broken(t *testing.T, overlay, test string, seed uint64) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	args := []string{"test", "-overlay", overlay, "-run", "^" + strings.ReplaceAll(test, "/", "$/^") + "$", "-count=1", "-vet=off", "-timeout", "4m"}
+	if raceEnabled {
+		args = append(args, "-race") // as all else is built already
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, ".")...)
+	cmd.Env = append(os.Environ(), envControl+"=1", battery.EnvLength+"=", battery.EnvReport+"=", battery.EnvSeed+"="+strconv.FormatUint(seed, 10))
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Fatalf("%s passed over a broken driver (seed %d):\n%s", test, seed, out)
+	}
+	if !strings.Contains(string(out), "--- FAIL: "+test) {
+		t.Fatalf("%s did not run to its end: %v\n%s", test, err, out)
+	}
+	return string(out)
+}
+
+// firstWith returns the first line that has s.
+func firstWith(out, s string) string {
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, s) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}

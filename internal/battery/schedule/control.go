@@ -1,0 +1,117 @@
+package schedule
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flightpg/flightpg/internal/battery"
+)
+
+// Mutant is a broken variant of the code under test.
+type Mutant struct {
+	Name  string
+	File  string      // relative to the package's directory, which tests run in
+	Edits [][2]string // what is replaced by what; the former must be there, once
+	Want  []string    // the invariants that it violates: one of them must be named
+	Rare  bool        // it takes thousands of schedules: not in the short form
+}
+
+// EnvControl is set in the process that runs a simulation over a Mutant.
+const EnvControl = "FLIGHTPG_CONTROL"
+
+// InControl reports whether the code under test is a Mutant.
+func InControl() bool { return os.Getenv(EnvControl) != "" }
+
+// Controls runs a test of the current package, of that many schedules, over each of
+// the mutants; in the short form over one of them, which the seed chooses. It
+// returns how many were found out.
+func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []Mutant) (found int) {
+	t.Helper()
+	if !battery.Full() {
+		mutants = slices.DeleteFunc(slices.Clone(mutants), func(m Mutant) bool { return m.Rare })
+		i := seed % uint64(len(mutants))
+		mutants = mutants[i : i+1]
+	}
+	for _, m := range mutants {
+		if t.Run(m.Name, func(t *testing.T) { control(t, seed, test, schedules, m) }) {
+			found++
+		}
+	}
+	return found
+}
+
+// control fails unless the test finds the mutant out.
+func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
+	t.Helper()
+	file, err := filepath.Abs(m.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(source)
+	for _, edit := range m.Edits {
+		if n := strings.Count(text, edit[0]); n != 1 {
+			t.Fatalf("%s has %d places to break for %q; want 1: bring the control up to date with the code:\n%s", m.File, n, m.Name, edit[0])
+		}
+		text = strings.Replace(text, edit[0], edit[1], 1)
+	}
+	dir := t.TempDir()
+	broken, overlay := filepath.Join(dir, "broken.go"), filepath.Join(dir, "overlay.json")
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {file: broken}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) {
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(broken, []byte(text))
+	write(overlay, replace)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	args := []string{"test", "-overlay", overlay, "-run", "^" + test + "$", "-count=1", "-vet=off", "-timeout", "4m"}
+	if raceDetector {
+		args = append(args, "-race") // what is built that way already
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, ".")...)
+	cmd.Env = append(os.Environ(),
+		EnvControl+"=1", EnvSchedule+"=", EnvSchedules+"="+strconv.Itoa(schedules),
+		battery.EnvSeed+"="+strconv.FormatUint(seed, 10), battery.EnvReport+"=", battery.EnvLength+"=")
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		t.Fatalf("%s: the simulation did not end:\n%s", m.Name, out)
+	}
+	if err == nil {
+		t.Fatalf("%s: not found out in %d schedules of seed %d", m.Name, schedules, seed)
+	}
+	for _, want := range m.Want {
+		if strings.Contains(string(out), ": "+want+": ") {
+			t.Logf("%s: found out: %s", m.Name, firstLine(string(out), ": "+want+": "))
+			return
+		}
+	}
+	t.Fatalf("%s: the simulation failed, but not by %q:\n%s", m.Name, m.Want, out)
+}
+
+// firstLine returns the first line of out that contains s.
+func firstLine(out, s string) string {
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, s) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,9 @@
+package flight
+
+import (
+	"testing"
+
+	"github.com/flightpg/flightpg/internal/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m.Run) }

@@ -1,0 +1,129 @@
+package flight
+
+import (
+	"testing"
+
+	"github.com/flightpg/flightpg/internal/battery"
+	"github.com/flightpg/flightpg/internal/battery/schedule"
+)
+
+// TestSimulationControls breaks the table in one way after the other. The
+// simulation must find each of them out.
+func TestSimulationControls(t *testing.T) {
+	if schedule.InControl() {
+		t.Skip("the controls of a control")
+	}
+	seed := battery.Seed(t)
+	report := battery.Report(t, "simulation", "each break of the table of flights is found out", seed)
+	report.Set("breaks", len(mutants))
+	report.Set("found out", schedule.Controls(t, seed, "TestSimulation", 10_000, mutants))
+}
+
+var mutants = []schedule.Mutant{
+	{
+		Name:  "FencesAreIgnored",
+		File:  "flight.go",
+		Edits: [][2]string{{"return f.epoch >= epoch", "return true"}},
+		Want:  []string{rulesHold},
+	},
+	{
+		Name:  "HoldsAreIgnored",
+		File:  "flight.go",
+		Edits: [][2]string{{"\t\trule = Strict\n", "\t\trule = Fenced\n"}},
+		Want:  []string{rulesHold},
+	},
+	{
+		Name:  "StrictJoinsDispatchedFlights",
+		File:  "flight.go",
+		Edits: [][2]string{{"return rule == Join", "return true"}},
+		Want:  []string{rulesHold},
+	},
+	{
+		Name:  "TheLastDispatchCounts",
+		File:  "flight.go",
+		Edits: [][2]string{{"\tif f.state == waiting {\n\t\tf.state", "\tif true {\n\t\tf.state"}},
+		Want:  []string{rulesHold},
+		Rare:  true,
+	},
+	{
+		Name:  "RemovalWithoutIdentity",
+		File:  "flight.go",
+		Edits: [][2]string{{"if sl.newest == f { // by identity", "if true { // by identity"}},
+		Want:  []string{sharesWhatItCan},
+	},
+	{
+		Name:  "AbandonedFlightsStay",
+		File:  "flight.go",
+		Edits: [][2]string{{"\tcase sl.newest:\n\t\tsl.newest = nil\n\t}\n", "\t}\n"}},
+		Want:  []string{notAbandoned},
+	},
+	{
+		Name: "WakingBeforeRemoval",
+		File: "flight.go",
+		Edits: [][2]string{
+			{"\ts.mu.Lock()\n\tf.val, f.err = v, err\n", "\tf.val, f.err = v, err\n\tclose(f.done)\n\ts.mu.Lock()\n"},
+			{"\tclose(f.done)\n\tif cancel", "\tif cancel"},
+		},
+		Want: []string{removedFirst},
+	},
+	{
+		Name:  "LandedFlightsStay",
+		File:  "flight.go",
+		Edits: [][2]string{{"\t\tsl.newest = nil\n\t\tif t.opts.Window > 0", "\t\tif t.opts.Window > 0"}},
+		Want:  []string{notLanded, removedFirst},
+	},
+	{
+		Name:  "WidthIsIgnored",
+		File:  "flight.go",
+		Edits: [][2]string{{"\tif sl.running < t.opts.Width {", "\tif true {"}},
+		Want:  []string{atMostWidth},
+	},
+	{
+		Name:  "AbandonedRunsDoNotCount",
+		File:  "flight.go",
+		Edits: [][2]string{{"\tcase sl.newest:\n\t\tsl.newest = nil\n", "\tcase sl.newest:\n\t\tsl.newest = nil\n\t\tsl.running--\n\t\tdefer func() { sl.running++ }()\n"}, {"\tcancel := f.cancel\n\ts.mu.Unlock()\n\tif cancel != nil {\n\t\tcancel(ErrAbandoned)", "\tif next := sl.pending; next != nil && next.run != nil {\n\t\tsl.pending = nil\n\t\tnext.clearLocked()\n\t\tgo next.fly()\n\t}\n\tcancel := f.cancel\n\ts.mu.Unlock()\n\tif cancel != nil {\n\t\tcancel(ErrAbandoned)"}},
+		Want:  []string{atMostWidth},
+	},
+	{
+		Name:  "LeadersCancellationIsShared",
+		File:  "flight.go",
+		Edits: [][2]string{{"context.WithCancelCause(context.WithoutCancel(ctx))", "context.WithCancelCause(ctx)"}},
+		Want:  []string{leadersOwn, everyCallReturns},
+	},
+	{
+		Name:  "AbandonedRunsAreNotCancelled",
+		File:  "flight.go",
+		Edits: [][2]string{{"\t\tcancel(ErrAbandoned)\n", ""}},
+		Want:  []string{leadersOwn, everyCallReturns},
+	},
+	{
+		Name:  "CollidingKeysAreOne",
+		File:  "flight.go",
+		Edits: [][2]string{{"if sl.text == k.Text && sl.args == string(k.Args) {", "if true {"}},
+		Want:  []string{keysApart},
+	},
+	{
+		Name:  "SharesOfLeaversAreLost",
+		File:  "flight.go",
+		Edits: [][2]string{{"\t\t<-f.done\n\t\tif f.err == nil && f.panic == nil {\n\t\t\tf.val.Drop()\n\t\t}\n", "\t\t<-f.done\n"}},
+		Want:  []string{sharesAddUp},
+	},
+	{
+		Name:  "WindowsHoldNoShare",
+		File:  "flight.go",
+		Edits: [][2]string{{"\t\t\tshares++\n", ""}},
+		Want:  []string{sharesAddUp, usedAfterRelease},
+	},
+	{
+		Name:  "PendingFlightsStay",
+		File:  "flight.go",
+		Edits: [][2]string{{"\tif next != nil && sl.running < t.opts.Width {", "\tif false {"}},
+		Want:  []string{everyCallReturns},
+	},
+	{
+		Name:  "KeysAreNeverRemoved",
+		File:  "flight.go",
+		Edits: [][2]string{{"sl.running > 0 || sl.newest", "true || sl.running > 0 || sl.newest"}},
+		Want:  []string{schedule.NothingLeft},
+	},
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package flightpg
+
+const smallest = scalarSize

@@ -1,0 +1,172 @@
+package flightpg
+
+import (
+	"testing"
+
+	"github.com/flightpg/flightpg/internal/battery"
+	"github.com/flightpg/flightpg/internal/battery/schedule"
+)
+
+// TestSimulationControls breaks the driver in one way after the other. The
+// simulation must find each of them out.
+func TestSimulationControls(t *testing.T) {
+	if schedule.InControl() {
+		t.Skip("the controls of a control")
+	}
+	seed := battery.Seed(t)
+	report := battery.Report(t, "simulation", "each break of the driver is found out", seed)
+	report.Set("breaks", len(simMutants))
+	report.Set("found out", schedule.Controls(t, seed, "TestSimulation", 60_000, simMutants))
+}
+
+const flightGo = "internal/flight/flight.go"
+
+var simMutants = []schedule.Mutant{
+	{
+		Name:  "FencesAreIgnored",
+		File:  flightGo,
+		Edits: [][2]string{{"return f.epoch >= epoch", "return true"}},
+		Want:  []string{simFresh},
+	},
+	{
+		Name:  "StrictJoinsDispatchedFlights",
+		File:  flightGo,
+		Edits: [][2]string{{"return rule == Join", "return true"}},
+		Want:  []string{simFresh},
+	},
+	{
+		Name:  "WidthIsIgnored",
+		File:  flightGo,
+		Edits: [][2]string{{"\tif sl.running < t.opts.Width {", "\tif true {"}},
+		Want:  []string{simWidth},
+	},
+	{
+		Name:  "AbandonedFlightsStay",
+		File:  flightGo,
+		Edits: [][2]string{{"\tcase sl.newest:\n\t\tsl.newest = nil\n\t}\n", "\t}\n"}},
+		Want:  []string{simNoForeign, simFresh},
+	},
+	{
+		Name:  "LeadersCancellationIsShared",
+		File:  flightGo,
+		Edits: [][2]string{{"context.WithCancelCause(context.WithoutCancel(ctx))", "context.WithCancelCause(ctx)"}},
+		Want:  []string{simNoForeign},
+	},
+	{
+		Name:  "CollidingKeysAreOne",
+		File:  flightGo,
+		Edits: [][2]string{{"if sl.text == k.Text && sl.args == string(k.Args) {", "if true {"}},
+		Want:  []string{simExact, simNoForeign},
+	},
+	{
+		Name:  "WritesDoNotFence",
+		File:  "conn.go",
+		Edits: [][2]string{{"\tif cn.tx == nil || cn.lease.idle() {\n\t\tcn.c.changed(v.effects)\n", "\tif false {\n"}},
+		Want:  []string{simFresh},
+	},
+	{
+		Name:  "CommitsDoNotFence",
+		File:  "conn.go",
+		Edits: [][2]string{{"\tt.cn.tx = nil\n\tif t.wrote {\n", "\tt.cn.tx = nil\n\tif false {\n"}},
+		Want:  []string{simFresh},
+	},
+	{
+		Name:  "WritesUnderWayHoldNothing",
+		File:  "conn.go",
+		Edits: [][2]string{{"\t\tcn.c.db.Hold()\n\t}\n}\n\n// lifts", "\t\tcn.held = false\n\t}\n}\n\n// lifts"}},
+		Want:  []string{simFresh},
+	},
+	{
+		Name:  "TransactionsShare",
+		File:  "conn.go",
+		Edits: [][2]string{{"case cn.tx != nil && !cn.c.noSessionLayer:", "case false:"}, {"case cn.lease != nil && !cn.c.noSessionLayer:", "case false:"}},
+		Want:  []string{simUncommitted, simFresh},
+	},
+	{
+		Name:  "FailedWritesRunAgain",
+		File:  "conn.go",
+		Edits: [][2]string{{"\tif cn.lease.outdated(err) {\n\t\tres, err", "\tif err != nil {\n\t\tres, err"}},
+		Want:  []string{simOnce},
+	},
+	{
+		Name:  "OpenTransactionsAreLent",
+		File:  "conn.go",
+		Edits: [][2]string{{"cn.lease.bad = cn.lease.bad || bad", ""}, {"\t\tt.cn.lease.bad = true\n", ""}},
+		Want:  []string{simUncommitted, simSessionsApart, simOnce, schedule.NothingLeft},
+		Rare:  true,
+	},
+	{
+		Name:  "LostConnectionsAreNotTriedAgain",
+		File:  "executor.go",
+		Edits: [][2]string{{"ctx.Err() == nil && (lost || ", "ctx.Err() == nil && ("}},
+		Want:  []string{simNoForeign},
+	},
+	{
+		Name:  "FailedFlightSessionsStay",
+		File:  "executor.go",
+		Edits: [][2]string{{"\t\tif lost || stopped {\n", "\t\tif stopped {\n"}},
+		Want:  []string{simSessionsApart},
+	},
+	{
+		Name:  "PanicsKeepTheSession",
+		File:  "executor.go",
+		Edits: [][2]string{{"\t\tif !returned {\n\t\t\tl.bad = true\n", "\t\tif false && !returned {\n\t\t\tl.bad = true\n"}},
+		Want:  []string{schedule.NothingLeft, simReturns},
+	},
+	{
+		Name:  "TimeoutsAreForeign",
+		File:  "executor.go",
+		Edits: [][2]string{{"\tcase res.live == nil:\n\t\tfailure = res.tail\n", "\tcase res.live == nil:\n"}},
+		Want:  []string{simNoForeign},
+		Rare:  true,
+	},
+	{
+		Name:  "TimeoutsLeaveLiveRows",
+		File:  "executor.go",
+		Edits: [][2]string{{"\t\tfailure = errFlightTimeout // their", "\t\tfailure = nil // their"}},
+		Want:  []string{simNoForeign},
+		Rare:  true,
+	},
+	{
+		Name:  "EndsOfRowsAreLost",
+		File:  "rows.go",
+		Edits: [][2]string{{"\t\tr.tail = err\n", "\t\t_ = err\n"}},
+		Want:  []string{simExact},
+	},
+	{
+		Name:  "EveryoneStreams",
+		File:  "rows.go",
+		Edits: [][2]string{{"return r.claimed.CompareAndSwap(false, true)", "return true"}},
+		Want:  []string{simExact, simSessionsApart},
+	},
+	{
+		Name:  "BytesAreShared",
+		File:  "rows.go",
+		Edits: [][2]string{{"ok && r.clone {", "ok && false {"}},
+		Want:  []string{simExact},
+	},
+	{
+		Name:  "FailedResultsAreKept",
+		File:  "rows.go",
+		Edits: [][2]string{{"return r.tail == nil && r.closed == nil && r.live == nil", "return true"}},
+		Want:  []string{simNoForeign},
+	},
+	{
+		Name:  "MemoryIsNotGivenBack",
+		File:  "rows.go",
+		Edits: [][2]string{{"\tr.budget.give(r.bytes)\n}", "}"}},
+		Want:  []string{schedule.NothingLeft},
+	},
+	{
+		Name:  "PanicsKeepMemory",
+		File:  "rows.go",
+		Edits: [][2]string{{"\t\tif !complete {", "\t\tif false && !complete {"}},
+		Want:  []string{schedule.NothingLeft},
+	},
+	{
+		Name:  "MemoryHasNoLimit",
+		File:  "rows.go",
+		Edits: [][2]string{{"if b.used.Add(n) > b.limit {", "if b.used.Add(n) < 0 {"}},
+		Want:  []string{simMemory},
+	},
+}

@@ -1,0 +1,53 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// TestStalePlan: after DDL, each pooled connection has a prepared statement of its
+// own that the server refuses once, whichever of them a flight gets.
+func TestStalePlan(t *testing.T) {
+	stale := &pgconn.PgError{Severity: "ERROR", Code: "0A000", Message: "cached plan must not change result type", Routine: "RevalidateCachedQuery"}
+	// Each session fails as long as failures has something for it.
+	server := func(failures map[int][]error) *fakeServer {
+		return &fakeServer{answer: func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			if left := failures[s.id]; len(left) > 0 {
+				failures[s.id] = left[1:]
+				return nil, left[0]
+			}
+			return oneRow(int64(s.id)), nil
+		}}
+	}
+	for _, c := range []struct {
+		name     string
+		failures map[int][]error
+		want     []int // the sessions on which it ran
+		err      error
+	}{
+		{"RunsAgainOnItsConnection", map[int][]error{1: {stale}, 2: {stale}}, []int{1, 1}, nil},
+		{"AlsoAfterALostConnection", map[int][]error{1: {driver.ErrBadConn}, 2: {stale}}, []int{1, 2, 2}, nil},
+		{"AndThenALostConnection", map[int][]error{1: {stale, driver.ErrBadConn}}, []int{1, 1, 2}, nil},
+		{"NotForEver", map[int][]error{1: {stale, stale, stale}}, []int{1, 1}, stale},
+	} {
+		bubble(t, c.name, func(t *testing.T) {
+			f := server(c.failures)
+			db := openFake(t, f, Config{MaxIdle: -1}) // no connection is used twice but on purpose
+			got, err := queryInt(context.Background(), db, hotQuery, 1)
+			if !errors.Is(err, c.err) || c.err == nil && got != int64(c.want[len(c.want)-1]) {
+				t.Errorf("Query = %d, %v; want session %d's answer or error %v", got, err, c.want[len(c.want)-1], c.err)
+			}
+			if on := f.on(hotQuery); !slices.Equal(on, c.want) {
+				t.Errorf("ran on sessions %v; want %v", on, c.want)
+			}
+			if s := ReadStats(db); s.Retries != uint64(len(c.want)-1) || s.BufferedBytes != 0 {
+				t.Errorf("Stats = %+v; want %d retries and no byte kept", s, len(c.want)-1)
+			}
+		})
+	}
+}
