@@ -159,11 +159,11 @@ func (x *pipelineExecutor) link(ctx context.Context, s *session) (*pipeline.Link
 	if s.guard == GuardSession {
 		// Under a higher isolation level a group would share its snapshot, and
 		// serialization failures.
-		results, err := s.pgx.Conn().PgConn().Exec(ctx, "SHOW default_transaction_isolation").ReadAll()
+		results, err := ask(ctx, s.pgx.Conn().PgConn(), "SHOW default_transaction_isolation")
 		if err != nil {
 			return nil, err
 		}
-		grouped = string(results[0].Rows[0][0]) == "read committed"
+		grouped = cell(results, 0) == "read committed"
 	}
 	l := &pipelineLink{s: s, columns: make(map[*pipeline.Desc]*columns)}
 	return &pipeline.Link{PgConn: s.pgx.Conn().PgConn(), Types: s.pgx.Conn().TypeMap(), Grouped: grouped, User: l, Expired: s.old}, nil
@@ -311,7 +311,10 @@ func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*r
 func (l *pipelineLaunch) outcome() (*result, error) {
 	err := l.call.Err()
 	var why bypassError
+	var panicked *flight.PanicError
 	switch {
+	case errors.As(err, &panicked): // in a hook, while a connection was opened
+		panic(panicked)
 	case err == nil:
 		if !l.r.v.flown.Load() {
 			l.r.v.flown.Store(true)

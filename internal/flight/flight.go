@@ -413,9 +413,7 @@ func (f *Flight[V]) inline(ctx context.Context, run Inline[V]) (landed bool) {
 	returned, more := false, false
 	defer func() {
 		if !returned {
-			if p := recover(); p != nil {
-				f.panic = &PanicError{Value: p, Stack: debug.Stack()}
-			}
+			f.panic = panicError(recover())
 		}
 		if landed = !more; landed {
 			f.land(v, err)
@@ -461,17 +459,25 @@ func (f *Flight[V]) fly() {
 	returned := false
 	defer func() {
 		if !returned {
-			if p := recover(); p != nil {
-				var ok bool
-				if f.panic, ok = p.(*PanicError); !ok { // else it has come from another goroutine, with the stack there
-					f.panic = &PanicError{Value: p, Stack: debug.Stack()}
-				}
-			}
+			f.panic = panicError(recover())
 		}
 		f.land(v, err)
 	}()
 	v, err = f.run.Run(f.ctx, f)
 	returned = true
+}
+
+// panicError returns what the waiters of an execution panic with that ended in
+// such a panic: nil for runtime.Goexit.
+func panicError(p any) *PanicError {
+	switch p := p.(type) {
+	case nil:
+		return nil
+	case *PanicError: // it has come from another goroutine, with the stack there
+		return p
+	default:
+		return &PanicError{Value: p, Stack: debug.Stack()}
+	}
 }
 
 // land removes the flight from the table and then wakes its waiters, in this

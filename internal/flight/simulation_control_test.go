@@ -61,8 +61,8 @@ var mutants = []schedule.Mutant{
 		Name: "WakingBeforeRemoval",
 		File: "flight.go",
 		Edits: [][2]string{
-			{"\ts.mu.Lock()\n\tf.val, f.err = v, err\n", "\tf.val, f.err = v, err\n\tclose(f.done)\n\ts.mu.Lock()\n"},
-			{"\tclose(f.done)\n\tif cancel", "\tif cancel"},
+			{"\ts.mu.Lock()\n\tf.val, f.err = v, err\n", "\ts.mu.Lock()\n\tf.val, f.err = v, err\n\tif f.done != nil {\n\t\tclose(f.done)\n\t}\n\ts.mu.Unlock()\n\ts.mu.Lock()\n"},
+			{"\t\tclose(done)\n", ""},
 		},
 		Want: []string{removedFirst},
 	},
@@ -77,6 +77,18 @@ var mutants = []schedule.Mutant{
 		File:  "flight.go",
 		Edits: [][2]string{{"\tif sl.running < t.opts.Width {", "\tif true {"}},
 		Want:  []string{atMostWidth},
+	},
+	{
+		Name:  "LeadersDoNotWaitTheirTurn",
+		File:  "flight.go",
+		Edits: [][2]string{{"if cleared && f.inline(ctx, run)", "if f.inline(ctx, run)"}, {"\tcleared := f.cleared\n\tf.s.mu.Unlock()\n\t// A", "\tf.s.mu.Unlock()\n\t// A"}},
+		Want:  []string{atMostWidth},
+	},
+	{
+		Name:  "LeadersKeepWhatTheyGot",
+		File:  "flight.go",
+		Edits: [][2]string{{"\t\tif landed = !more; landed {", "\t\tif landed = !more; false {"}},
+		Want:  []string{everyCallReturns},
 	},
 	{
 		Name:  "AbandonedRunsDoNotCount",

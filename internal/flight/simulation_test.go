@@ -22,8 +22,9 @@ import (
 // come to rest, the table must be what the model says, and everybody must have
 // what is due to them. Steps are as fine as the table's critical sections: a
 // caller can be held between its reading of the epoch and the table, between
-// Enter, Launch and Wait, an execution before and after its dispatch. Some steps
-// let a caller and an execution race; then each order is right, but nothing else.
+// Enter, Launch and Wait, an execution before and after its dispatch; leaders
+// launch their flight, or execute it themselves until their context ends. Some
+// steps let a caller and an execution race; then each order is right, but nothing else.
 func TestSimulation(t *testing.T) {
 	seed := battery.Seed(t)
 	var report *battery.Entry
@@ -87,13 +88,15 @@ const (
 	goexits
 	races
 	collisions
+	inlineRuns
+	handedOn
 	eventCount
 )
 
 var eventNames = [eventCount]string{
 	"steps", "joins", "leads", "joins of pending flights", "joins in a window", "callers held before the table",
 	"callers fenced off", "cancelled callers", "abandoned flights", "values", "values read live", "failures", "panics", "calls of Goexit",
-	"races", "keys that collide",
+	"races", "keys that collide", "executions in their leader", "of them handed on",
 }
 
 // world is one schedule: a table, its model, and who is about.
@@ -133,6 +136,7 @@ type caller struct {
 	leader  bool
 
 	f        *modelFlight
+	leads    *modelFlight // by Lead
 	launched bool
 	waiting  bool // has called Wait
 	gone     bool // its context has ended
@@ -207,6 +211,8 @@ type run struct {
 	obedient bool // ends when its context does
 	moves    chan move
 
+	inline       atomic.Bool // it is in its leader's goroutine
+	next         chan move   // what it is to do first when it has been handed on
 	began, ended atomic.Bool
 	ctx          context.Context
 	dispatched   atomic.Int32 // what the last Dispatch said: 1 yes, -1 no
@@ -235,15 +241,56 @@ type runError struct{ id int }
 
 func (e *runError) Error() string { return fmt.Sprintf("run %d failed", e.id) }
 
-func (r *run) Run(ctx context.Context, f *Flight[*cargo]) (_ *cargo, err error) {
+// RunInline implements Inline.
+func (r *run) RunInline(ctx context.Context, f *Flight[*cargo]) (v *cargo, err error, more bool) { //nolint:revive // as Inline has it
+	r.w.total[inlineRuns].Add(1)
+	r.begin(ctx, f)
+	r.inline.Store(true)
+	defer func() {
+		if !more {
+			r.ended.Store(true)
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			r.w.total[handedOn].Add(1)
+			return nil, nil, true
+		case m := <-r.moves:
+			if m == moveLive { // it takes the flight's own context
+				r.next <- m
+				return nil, nil, true
+			}
+			if v, err, done := r.do(f, m); done {
+				return v, err, false
+			}
+		case <-r.w.abort:
+			r.err = errAborted
+			return nil, r.err, false
+		}
+	}
+}
+
+// Detach implements Inline.
+func (r *run) Detach() {}
+
+func (r *run) begin(ctx context.Context, f *Flight[*cargo]) {
 	if r.began.Swap(true) {
 		r.w.fail(everyCallReturns, "flight %d ran twice", r.f.id)
 	}
-	defer r.ended.Store(true)
 	r.ctx = ctx
 	if r.w.byReal[f] != r.f {
 		r.w.fail(tableIsRight, "run %d was given another flight", r.f.id)
 	}
+}
+
+func (r *run) Run(ctx context.Context, f *Flight[*cargo]) (*cargo, error) {
+	if r.inline.Swap(false) {
+		r.ctx = ctx
+	} else {
+		r.begin(ctx, f)
+	}
+	defer r.ended.Store(true)
 	var ends <-chan struct{}
 	if r.obedient {
 		ends = ctx.Done()
@@ -256,35 +303,44 @@ func (r *run) Run(ctx context.Context, f *Flight[*cargo]) (_ *cargo, err error) 
 		case <-ends:
 			r.err = context.Cause(ctx)
 			return nil, r.err
+		case m := <-r.next:
+			v, err, _ := r.do(f, m)
+			return v, err
 		case m := <-r.moves:
-			switch m {
-			case moveDispatch:
-				if !f.Dispatch() {
-					r.dispatched.Store(-1)
-					r.err = ErrAbandoned
-					return nil, r.err
-				}
-				r.dispatched.Store(1)
-				continue
-			case moveValue, moveLive:
-				r.value = &cargo{w: r.w, f: f, id: r.f.id, brief: r.f.id%4 == 0}
-				if m == moveLive {
-					r.owns = true
-					r.value.cancel = f.TakeCancel()
-				}
-				return r.value, nil
-			case moveFail:
-				r.err = &runError{r.f.id}
-				return nil, r.err
-			case movePanic:
-				r.panic = r.f.id
-				panic(r.f.id)
-			case moveGoexit:
-				r.err = ErrGoexit
-				runtime.Goexit()
+			if v, err, done := r.do(f, m); done {
+				return v, err
 			}
 		}
 	}
+}
+
+// do makes a move, and reports whether the execution has ended.
+func (r *run) do(f *Flight[*cargo], m move) (_ *cargo, err error, done bool) { //nolint:revive // as RunInline has it
+	switch m {
+	case moveDispatch:
+		if !f.Dispatch() {
+			r.dispatched.Store(-1)
+			r.err = ErrAbandoned
+			return nil, r.err, true
+		}
+		r.dispatched.Store(1)
+		return nil, nil, false
+	case moveFail:
+		r.err = &runError{r.f.id}
+		return nil, r.err, true
+	case movePanic:
+		r.panic = r.f.id
+		panic(r.f.id)
+	case moveGoexit:
+		r.err = ErrGoexit
+		runtime.Goexit()
+	}
+	r.value = &cargo{w: r.w, f: f, id: r.f.id, brief: r.f.id%4 == 0}
+	if m == moveLive {
+		r.owns = true
+		r.value.cancel = f.TakeCancel()
+	}
+	return r.value, nil, true
 }
 
 var errAborted = errors.New("the schedule was aborted")
@@ -480,7 +536,7 @@ func (w *world) start(r *rand.Rand) {
 	if c.leader && r.IntN(4) > 0 && w.fault.Load() == nil {
 		w.launch(c, r)
 	}
-	if (!c.leader || c.launched) && r.IntN(5) > 0 && w.fault.Load() == nil {
+	if !c.waiting && (!c.leader || c.launched) && r.IntN(5) > 0 && w.fault.Load() == nil {
 		w.wait(c)
 	}
 }
@@ -544,21 +600,32 @@ func (w *world) enter(c *caller) {
 }
 
 func (w *world) launch(c *caller, r *rand.Rand) {
-	run := &run{w: w, f: c.f, obedient: r.IntN(2) == 0, moves: make(chan move, 1)}
-	w.say("caller %d launches flight %d, which heeds its context: %v", c.id, c.f.id, run.obedient)
+	run := &run{w: w, f: c.f, obedient: r.IntN(2) == 0, moves: make(chan move, 1), next: make(chan move, 1)}
 	c.launched, c.f.launched, c.f.run = true, true, run
+	if r.IntN(2) == 0 {
+		w.say("caller %d executes flight %d itself, which heeds its context: %v", c.id, c.f.id, run.obedient)
+		c.leads = c.f
+		w.await(c, func() (*cargo, error) { return c.real.Lead(c.ctx, run) })
+		return
+	}
+	w.say("caller %d launches flight %d, which heeds its context: %v", c.id, c.f.id, run.obedient)
 	c.real.Launch(c.ctx, run)
 }
 
 func (w *world) wait(c *caller) {
 	w.say("caller %d waits for flight %d", c.id, c.f.id)
+	w.await(c, func() (*cargo, error) { return c.real.Wait(c.ctx) })
+}
+
+// await lets a caller wait in a goroutine of its own.
+func (w *world) await(c *caller, outcome func() (*cargo, error)) {
 	c.waiting = true
 	go func() {
 		defer func() {
 			c.panic = recover()
 			c.returned.Add(1)
 		}()
-		c.v, c.err = c.real.Wait(c.ctx)
+		c.v, c.err = outcome()
 		// Woken: whoever comes from now on must not find it.
 		f, s := c.real, c.real.s
 		s.mu.Lock()
@@ -873,6 +940,10 @@ func (w *world) judge(c *caller) {
 		if f != nil && f.value != nil {
 			f.shares-- // given back when it left
 		}
+	case f == c.leads && f.run.inline.Load() && f.err == ErrGoexit: //nolint:errorlint // it is the value
+		if c.v != nil || c.panic != nil || c.err != nil {
+			w.fail(noForeignError, "caller %d, which called runtime.Goexit, got %v, %v, panic %v", c.id, c.v, c.err, c.panic)
+		}
 	case f.panic != nil:
 		if p, ok := c.panic.(*PanicError); !ok || p.Value != f.panic {
 			w.fail(noForeignError, "caller %d got %v, %v, panic %v; want flight %d's panic", c.id, c.v, c.err, c.panic, f.id)
@@ -913,7 +984,7 @@ func (w *world) checkFlights() {
 				w.fail(noForeignError, "run %d has the context values of caller %v; want %d", f.id, run.ctx.Value(valueKey{}), want)
 			}
 			over := f.abandoned || f.landed && (!run.owns || run.value.freed.Load())
-			if cause := context.Cause(run.ctx); (cause != nil) != over {
+			if cause := context.Cause(run.ctx); (cause != nil) != over && !run.inline.Load() { // inline it has its leader's
 				w.fail(leadersOwn, "the context of run %d has ended: %v; want that only when its waiters have left or its value is done with: %v", f.id, cause, over)
 			}
 		} else if run != nil && run.began.Load() {

@@ -78,8 +78,13 @@ func (p *Pool) connect() (*conn, error) {
 		defer link.Taken()
 	}
 	pg := link.PgConn
+	ours := false
+	defer func() {
+		if !ours { // it has panicked, or failed
+			_ = pg.Conn().Close()
+		}
+	}()
 	if err := pg.SyncConn(p.ctx); err != nil {
-		_ = pg.Close(p.ctx)
 		return nil, err
 	}
 	h, err := pg.Hijack()
@@ -96,10 +101,10 @@ func (p *Pool) connect() (*conn, error) {
 		k.front.SetMaxBodyLen(n)
 	}
 	if err := k.measure(); err != nil {
-		k.close()
 		return nil, err
 	}
 	p.encoders.learn(link.Types)
+	ours = true
 	return k, nil
 }
 

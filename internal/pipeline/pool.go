@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -371,7 +372,7 @@ func (p *Pool) growLocked() {
 
 // dial opens a connection.
 func (p *Pool) dial() {
-	k, err := p.connect()
+	k, err := p.connected()
 	p.mu.Lock()
 	p.dialing--
 	if err != nil {
@@ -387,6 +388,17 @@ func (p *Pool) dial() {
 	p.mu.Unlock()
 	p.stats.dials.Add(1)
 	p.release(k)
+}
+
+// connected is connect. At some answers that no PostgreSQL gives pgx panics, and
+// nobody could recover in this goroutine.
+func (p *Pool) connected() (k *conn, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			k, err = nil, fmt.Errorf("flightpg: pgx panicked at a server's answer: %v", v)
+		}
+	}()
+	return p.connect()
 }
 
 // refusedLocked says who gets the error of a connection that could not be opened:
