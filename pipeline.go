@@ -165,7 +165,7 @@ func (x *pipelineExecutor) link(ctx context.Context, s *session) (*pipeline.Link
 		}
 		grouped = cell(results, 0) == "read committed"
 	}
-	l := &pipelineLink{s: s, columns: make(map[*pipeline.Desc]*columns)}
+	l := &pipelineLink{s: s, columns: make(map[*pipeline.Desc]*linkColumns)}
 	return &pipeline.Link{PgConn: s.pgx.Conn().PgConn(), Types: s.pgx.Conn().TypeMap(), Grouped: grouped, User: l, Expired: s.old}, nil
 }
 
@@ -209,19 +209,28 @@ func (x *pipelineExecutor) serves(r *read) *pipeline.Stmt {
 // pipelineLink is what the driver keeps with a connection of the pipeline.
 type pipelineLink struct {
 	s       *session
-	columns map[*pipeline.Desc]*columns
+	columns map[*pipeline.Desc]*linkColumns
+}
+
+// linkColumns are the columns of a result: what results keep, and what decodes
+// rows with the connection's type map, which they must not keep.
+type linkColumns struct {
+	*columns
+	s    *session
+	wire *wireColumns
 }
 
 // maxColumns bounds the results whose columns a connection remembers.
 const maxColumns = 1024
 
-func (l *pipelineLink) columnsOf(d *pipeline.Desc) *columns {
+func (l *pipelineLink) columnsOf(d *pipeline.Desc) *linkColumns {
 	cols := l.columns[d]
 	if cols == nil {
 		if len(l.columns) >= maxColumns {
 			clear(l.columns)
 		}
-		cols = copyColumns(&wireRows{wireColumns: newWireColumns(l.s, d.Fields)})
+		wire := newWireColumns(l.s, d.Fields)
+		cols = &linkColumns{copyColumns(&wireRows{wireColumns: wire}), l.s, wire}
 		l.columns[d] = cols
 	}
 	return cols
@@ -239,7 +248,7 @@ type pipelineLaunch struct {
 	began bool // the call is made
 	done  bool // it is finished
 
-	cols *columns // of the answer, or nil: it has not begun
+	cols *linkColumns // of the answer, or nil: it has not begun
 	buf  buffering
 	tail error // what the answer ends with, for its readers
 }
@@ -296,7 +305,7 @@ func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*r
 			live.Watch(ctx)
 			res := l.buf.finish()
 			res.live = &liveRows{
-				rows:   &wireRows{wireColumns: l.cols.wire, source: live},
+				rows:   &wireRows{wireColumns: l.cols.wire, s: l.cols.s, source: live},
 				first:  l.buf.row,
 				cancel: f.TakeCancel(),
 				done:   func() {},
@@ -348,7 +357,7 @@ func (l *pipelineLaunch) Dispatch() bool { return l.f.Dispatch() }
 func (l *pipelineLaunch) Start(link *pipeline.Link, d *pipeline.Desc) {
 	l.buf.discard()
 	l.cols, l.tail = link.User.(*pipelineLink).columnsOf(d), nil
-	l.buf.begin(l.cols, &l.c.budget, l.c.cfg.MaxResult)
+	l.buf.begin(l.cols.columns, &l.c.budget, l.c.cfg.MaxResult)
 }
 
 // Row implements pipeline.Read.
@@ -356,7 +365,7 @@ func (l *pipelineLaunch) Row(values [][]byte) bool {
 	if l.tail != nil {
 		return true // the rest is nobody's
 	}
-	raw, err := decodeRow(l.cols.wire, values, l.buf.next())
+	raw, err := decodeRow(l.cols.decoding, values, l.buf.next())
 	if err != nil {
 		l.tail = err
 		return true
