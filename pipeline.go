@@ -365,7 +365,7 @@ func (l *pipelineLaunch) Row(values [][]byte) bool {
 	if l.tail != nil {
 		return true // the rest is nobody's
 	}
-	raw, err := decodeRow(l.cols.decoding, values, l.buf.next())
+	raw, err := decodeRow(l.cols.wire, values, l.buf.next())
 	if err != nil {
 		l.tail = err
 		return true
