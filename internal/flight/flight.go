@@ -179,7 +179,8 @@ type shard[V Value] struct {
 	slots map[uint64]*slot[V]
 	most  int // keys in slots at a time, since it was made
 	stats Stats
-	_     [64]byte // a cache line between the locks of neighbours
+	spare []*entry[V] // of keys that are gone; at most spareEntries
+	_     [64]byte    // a cache line between the locks of neighbours
 }
 
 // slot is the state of one key. It exists while a flight of the key does.
@@ -191,12 +192,55 @@ type slot[V Value] struct {
 	next *slot[V] // another key with the same hash
 	hash uint64
 	text string
-	args string
+	args []byte
+	home *entry[V] // that it is part of
 
 	running int
 	newest  *Flight[V]
 	pending *Flight[V]
 	kept    *Flight[V]
+}
+
+// entry is a key with its first flight: most have no other. One that nobody but
+// its leader has ever held is used again, by the same shard: what still points at
+// it looks at it under the shard's lock, by identity.
+type entry[V Value] struct {
+	slot   slot[V]
+	flight Flight[V]
+}
+
+// Limits of what is kept to be used again, in each shard.
+const (
+	spareEntries = 16
+	spareArgs    = 256 // bytes
+)
+
+// entryLocked returns an entry for a key that has none.
+func (s *shard[V]) entryLocked(h uint64, k Key) *entry[V] {
+	var e *entry[V]
+	var args []byte
+	if n := len(s.spare) - 1; n >= 0 {
+		e, s.spare[n] = s.spare[n], nil
+		s.spare = s.spare[:n]
+		args = e.slot.args[:0]
+	} else {
+		e = new(entry[V])
+	}
+	e.slot = slot[V]{hash: h, text: k.Text, args: append(args, k.Args...), home: e}
+	return e
+}
+
+// spareLocked keeps an entry that nobody holds any more.
+func (s *shard[V]) spareLocked(e *entry[V]) {
+	if len(s.spare) >= spareEntries {
+		return
+	}
+	args := e.slot.args[:0]
+	if cap(args) > spareArgs {
+		args = nil
+	}
+	*e = entry[V]{slot: slot[V]{args: args}}
+	s.spare = append(s.spare, e)
 }
 
 type state uint8
@@ -282,15 +326,11 @@ func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
 	defer s.mu.Unlock()
 	sl := s.findLocked(h, k)
 	if sl == nil {
-		both := &struct { // most keys have one flight
-			slot   slot[V]
-			flight Flight[V]
-		}{}
-		sl = &both.slot
-		*sl = slot[V]{hash: h, text: k.Text, args: string(k.Args), next: s.slots[h]}
+		e := s.entryLocked(h, k)
+		sl, f = &e.slot, &e.flight
+		sl.next = s.slots[h]
 		s.slots[h] = sl
 		s.most = max(s.most, len(s.slots))
-		f = &both.flight
 		s.leadLocked(t, sl, f)
 		return f, true
 	}
@@ -396,8 +436,14 @@ func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
 	cleared := f.cleared
 	f.s.mu.Unlock()
 	// A flight that is not cleared now may be so in a moment: Launch sees.
-	if cleared && f.inline(ctx, run) {
-		return f.outcome()
+	if cleared {
+		v, err, panicked, landed := f.inline(ctx, run)
+		if panicked != nil {
+			panic(panicked)
+		}
+		if landed {
+			return v, err // the flight may be another's by now
+		}
 	}
 	run.Detach()
 	f.Launch(ctx, run)
@@ -405,15 +451,15 @@ func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
 }
 
 // inline executes the flight in the leader's goroutine, and reports whether it
-// has landed. As the leader is one of the waiters, nobody else can be the last
-// to leave.
-func (f *Flight[V]) inline(ctx context.Context, run Inline[V]) (landed bool) {
-	var v V
-	err := ErrGoexit
+// has landed, and its outcome then. As the leader is one of the waiters, nobody
+// else can be the last to leave.
+func (f *Flight[V]) inline(ctx context.Context, run Inline[V]) (v V, err error, panicked *PanicError, landed bool) { //nolint:revive // as Inline has it
+	err = ErrGoexit
 	returned, more := false, false
 	defer func() {
 		if !returned {
-			f.panic = panicError(recover())
+			panicked = panicError(recover())
+			f.panic = panicked
 		}
 		if landed = !more; landed {
 			f.land(v, err)
@@ -421,7 +467,7 @@ func (f *Flight[V]) inline(ctx context.Context, run Inline[V]) (landed bool) {
 	}()
 	v, err, more = run.RunInline(ctx, f)
 	returned = true
-	return !more
+	return v, err, nil, !more
 }
 
 // Dispatch marks the flight as dispatched: from now on its result is as old as
@@ -518,8 +564,10 @@ func (f *Flight[V]) land(v V, err error) {
 		next = nil
 	}
 	launched := next != nil && next.run != nil
-	s.dropIfEmptyLocked(sl)
 	cancel, done := f.cancel, f.done
+	if s.dropIfEmptyLocked(sl) && done == nil && f.panic == nil && f == &sl.home.flight {
+		s.spareLocked(sl.home) // its leader alone has had it, and does not look again
+	}
 	s.mu.Unlock()
 
 	if done != nil {
@@ -692,16 +740,17 @@ func (t *Table[V]) Keys() int {
 
 func (s *shard[V]) findLocked(h uint64, k Key) *slot[V] {
 	for sl := s.slots[h]; sl != nil; sl = sl.next {
-		if sl.text == k.Text && sl.args == string(k.Args) {
+		if sl.text == k.Text && string(sl.args) == string(k.Args) {
 			return sl
 		}
 	}
 	return nil
 }
 
-func (s *shard[V]) dropIfEmptyLocked(sl *slot[V]) {
+// dropIfEmptyLocked removes a key that has no flight, and reports whether it has.
+func (s *shard[V]) dropIfEmptyLocked(sl *slot[V]) bool {
 	if sl.running > 0 || sl.newest != nil || sl.pending != nil || sl.kept != nil {
-		return
+		return false
 	}
 	first := s.slots[sl.hash]
 	if first == sl {
@@ -713,12 +762,13 @@ func (s *shard[V]) dropIfEmptyLocked(sl *slot[V]) {
 		} else {
 			s.slots[sl.hash] = sl.next
 		}
-		return
+		return true
 	}
 	for prev := first; prev != nil; prev = prev.next {
 		if prev.next == sl {
 			prev.next = sl.next
-			return
+			return true
 		}
 	}
+	return false
 }

@@ -81,14 +81,14 @@ var mutants = []schedule.Mutant{
 	{
 		Name:  "LeadersDoNotWaitTheirTurn",
 		File:  "flight.go",
-		Edits: [][2]string{{"if cleared && f.inline(ctx, run)", "if f.inline(ctx, run)"}, {"\tcleared := f.cleared\n\tf.s.mu.Unlock()\n\t// A", "\tf.s.mu.Unlock()\n\t// A"}},
+		Edits: [][2]string{{"\tif cleared {\n\t\tv, err, p", "\t{\n\t\tv, err, p"}, {"\tcleared := f.cleared\n\tf.s.mu.Unlock()\n\t// A", "\tf.s.mu.Unlock()\n\t// A"}},
 		Want:  []string{atMostWidth},
 	},
 	{
 		Name:  "LeadersKeepWhatTheyGot",
 		File:  "flight.go",
 		Edits: [][2]string{{"\t\tif landed = !more; landed {", "\t\tif landed = !more; false {"}},
-		Want:  []string{everyCallReturns},
+		Want:  []string{everyCallReturns, sharesAddUp},
 	},
 	{
 		Name:  "AbandonedRunsDoNotCount",
@@ -100,7 +100,7 @@ var mutants = []schedule.Mutant{
 		Name:  "LeadersCancellationIsShared",
 		File:  "flight.go",
 		Edits: [][2]string{{"context.WithCancelCause(context.WithoutCancel(ctx))", "context.WithCancelCause(ctx)"}},
-		Want:  []string{leadersOwn, everyCallReturns},
+		Want:  []string{leadersOwn, everyCallReturns, statsAddUp},
 	},
 	{
 		Name:  "AbandonedRunsAreNotCancelled",
@@ -111,8 +111,14 @@ var mutants = []schedule.Mutant{
 	{
 		Name:  "CollidingKeysAreOne",
 		File:  "flight.go",
-		Edits: [][2]string{{"if sl.text == k.Text && sl.args == string(k.Args) {", "if true {"}},
+		Edits: [][2]string{{"if sl.text == k.Text && string(sl.args) == string(k.Args) {", "if true {"}},
 		Want:  []string{keysApart},
+	},
+	{
+		Name:  "FollowedFlightsAreUsedAgain",
+		File:  "flight.go",
+		Edits: [][2]string{{"&& done == nil && f.panic == nil", "&& f.panic == nil"}},
+		Want:  []string{tableIsRight},
 	},
 	{
 		Name:  "SharesOfLeaversAreLost",

@@ -27,6 +27,7 @@ type modelFlight struct {
 	waiters int // who entered and has neither left nor seen it land
 
 	cleared, launched, dispatched, abandoned, landed bool
+	followed                                         bool // by anybody, ever
 
 	epoch   uint64 // at dispatch
 	expires time.Time

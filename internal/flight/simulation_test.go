@@ -557,7 +557,7 @@ func (w *world) letGo(c *caller) {
 // enter judges what the table gave a caller.
 func (w *world) enter(c *caller) {
 	if c.leader {
-		if w.byReal[c.real] != nil {
+		if before := w.byReal[c.real]; before != nil && !before.leadersAlone() {
 			w.fail(tableIsRight, "caller %d leads a flight that was there", c.id)
 			return
 		}
@@ -588,7 +588,7 @@ func (w *world) enter(c *caller) {
 		w.fail(sharesWhatItCan, "caller %d follows flight %d; want another", c.id, f.id)
 		return
 	}
-	c.f = f
+	c.f, f.followed = f, true
 	w.total[joins].Add(1)
 	switch {
 	case f.landed:
@@ -620,6 +620,7 @@ func (w *world) wait(c *caller) {
 // await lets a caller wait in a goroutine of its own.
 func (w *world) await(c *caller, outcome func() (*cargo, error)) {
 	c.waiting = true
+	s := c.real.s
 	go func() {
 		defer func() {
 			c.panic = recover()
@@ -627,9 +628,12 @@ func (w *world) await(c *caller, outcome func() (*cargo, error)) {
 		}()
 		c.v, c.err = outcome()
 		// Woken: whoever comes from now on must not find it.
-		f, s := c.real, c.real.s
+		f := c.real
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if f.slot == nil || f.done == nil && f.state != landed {
+			return // it was its leader's alone, and may be another's by now
+		}
 		if (c.err == nil || c.err != c.ctx.Err()) && (f.slot.newest == f || f.slot.pending == f) {
 			w.fail(removedFirst, "caller %d woke while its flight was in the table", c.id)
 		}
@@ -813,7 +817,7 @@ func (w *world) raceEnter(f *modelFlight, m move) {
 		w.fail(everyCallReturns, "Enter of caller %d has not returned", c.id)
 		return
 	}
-	first := w.byReal[c.real] == f // it came before the landing
+	first := w.byReal[c.real] == f && !c.leader // it came before the landing
 	if first {
 		w.enter(c)
 	}
@@ -1040,6 +1044,12 @@ func (w *world) checkKey(i int, k *modelKey) {
 	if sl.running != k.running {
 		w.fail(tableIsRight, "key %d: %d running; want %d", i, sl.running, k.running)
 	}
+}
+
+// leadersAlone reports whether nobody but its leader has ever had the flight, so
+// that the table may use its memory again.
+func (f *modelFlight) leadersAlone() bool {
+	return f.landed && !f.followed && f.run.inline.Load()
 }
 
 func (f *modelFlight) name() string {
