@@ -296,8 +296,10 @@ func (c *Connector) join(ctx context.Context, f *flight.Flight[*result], leader 
 		return f.Wait(ctx)
 	}
 	if st := c.pipe.serves(&r); st != nil {
-		l := &pipelineLaunch{launch: launch{c: c, r: r}, x: c.pipe, st: st}
-		return f.Lead(ctx, l)
+		l := c.pipe.launch(r, st)
+		res, err := f.Lead(ctx, l)
+		c.pipe.landed(l)
+		return res, err
 	}
 	r.args = copyArgs(r.args)
 	f.Launch(ctx, &launch{c: c, r: r})

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -88,8 +89,9 @@ func ownWatcher(pc *pgx.ConnConfig) bool {
 // pipelineExecutor runs flights through a pipeline.Pool.
 type pipelineExecutor struct {
 	*pipeline.Pool
-	c       *Connector
-	refused atomic.Uint64
+	c        *Connector
+	refused  atomic.Uint64
+	launches sync.Pool // of *pipelineLaunch that nobody holds any more
 }
 
 func newPipelineExecutor(c *Connector) *pipelineExecutor {
@@ -247,6 +249,7 @@ type pipelineLaunch struct {
 	args  [4]any
 	began bool // the call is made
 	done  bool // it is finished
+	ended bool // and so is the flight, in its leader's goroutine
 
 	cols *linkColumns // of the answer, or nil: it has not begun
 	buf  buffering
@@ -263,7 +266,29 @@ func (l *pipelineLaunch) RunInline(ctx context.Context, f *flight.Flight[*result
 		return nil, nil, true
 	}
 	res, err = l.outcome()
+	l.ended = true
 	return res, err, false
+}
+
+// launch returns a launch of the read on the statement.
+func (x *pipelineExecutor) launch(r read, st *pipeline.Stmt) *pipelineLaunch {
+	l, _ := x.launches.Get().(*pipelineLaunch)
+	if l == nil {
+		l = new(pipelineLaunch)
+	}
+	l.launch, l.x, l.st = launch{c: x.c, r: r}, x, st
+	return l
+}
+
+// landed lets a launch be used again, if its leader alone has had it.
+func (x *pipelineExecutor) landed(l *pipelineLaunch) {
+	if !l.ended {
+		return // somebody else may have it
+	}
+	call := l.call
+	call.Forget()
+	*l = pipelineLaunch{call: call}
+	x.launches.Put(l)
 }
 
 func (l *pipelineLaunch) begin(f *flight.Flight[*result]) {
@@ -319,15 +344,19 @@ func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*r
 // outcome is that of a finished call.
 func (l *pipelineLaunch) outcome() (*result, error) {
 	err := l.call.Err()
+	if err == nil {
+		if !l.r.v.flown.Load() {
+			l.r.v.flown.Store(true)
+		}
+		res := l.buf.finish()
+		res.tail = l.tail
+		return res, nil
+	}
 	var why bypassError
 	var panicked *flight.PanicError
 	switch {
 	case errors.As(err, &panicked): // in a hook, while a connection was opened
 		panic(panicked)
-	case err == nil:
-		if !l.r.v.flown.Load() {
-			l.r.v.flown.Store(true)
-		}
 	case refused(err):
 		l.buf.discard()
 		l.r.v.refuse()
@@ -344,9 +373,7 @@ func (l *pipelineLaunch) outcome() (*result, error) {
 		return nil, err
 	}
 	res := l.buf.finish()
-	if res.tail = l.tail; err != nil {
-		res.tail, res.closed = err, err
-	}
+	res.tail, res.closed = err, err
 	return res, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math"
+	"reflect"
 	"sync"
 	"time"
 
@@ -65,9 +66,22 @@ func (p *Pool) NewCall(st *Stmt, args []any, r Read) *Call {
 	return c
 }
 
-// Init is NewCall for a Call that is part of something larger.
+// Init is NewCall for a Call that is part of something larger. A call that Run has
+// finished may be made anew, and uses its memory again.
 func (c *Call) Init(p *Pool, st *Stmt, args []any, r Read) {
-	c.p, c.stmt, c.read, c.args, c.fresh = p, st, r, args, true
+	*c = Call{p: p, stmt: st, read: r, args: args, fresh: true, wake: c.wake, msg: c.msg[:0]}
+}
+
+// keptBytes is how large a message may be whose memory is used again.
+const keptBytes = 1 << 10
+
+// Forget lets go of all that a finished call refers to, but for what Init uses.
+func (c *Call) Forget() {
+	msg := c.msg[:0]
+	if cap(msg) > keptBytes {
+		msg = nil
+	}
+	*c = Call{wake: c.wake, msg: msg}
 }
 
 // SetArgs replaces the arguments by others of the same values. For the driver,
@@ -164,7 +178,7 @@ func (c *Call) await(ctx context.Context) bool {
 // prepare makes a fresh call ready to be sent. It reports false if ctx has ended.
 func (c *Call) prepare(ctx context.Context) bool {
 	for {
-		if c.abandonedNow() {
+		if c.abandoned { // by this driver, if at all
 			c.finish(ErrAbandoned)
 			return true
 		}
@@ -279,13 +293,20 @@ func (c *Call) giveUp(cause error) {
 type encoder struct {
 	types *pgtype.Map
 	eqb   pgx.ExtendedQueryBuilder
+	usual bool // see encoders
+
+	// What appendUsual has encoded.
+	formats []int16
+	values  [][]byte
+	bytes   []byte
 }
 
 // encoders makes encoders from a connection's type map.
 type encoders struct {
-	mu   sync.Mutex // guards base
-	base *pgtype.Map
-	idle sync.Pool
+	mu    sync.Mutex // guards base and usual
+	base  *pgtype.Map
+	usual bool // integers are encoded by pgx's own codecs
+	idle  sync.Pool
 }
 
 // learn takes over the types of the first connection. All others have the same:
@@ -295,6 +316,7 @@ func (e *encoders) learn(m *pgtype.Map) {
 	defer e.mu.Unlock()
 	if e.base == nil {
 		e.base = copyTypes(m)
+		e.usual = usualIntegers(m)
 	}
 }
 
@@ -304,7 +326,77 @@ func (e *encoders) get() *encoder {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return &encoder{types: copyTypes(e.base)}
+	return &encoder{types: copyTypes(e.base), usual: e.usual}
+}
+
+// usualIntegers reports whether a type map encodes integers as pgx does if nobody
+// has registered anything else.
+func usualIntegers(m *pgtype.Map) bool {
+	usual := pgtype.NewMap()
+	if len(m.TryWrapEncodePlanFuncs) != len(usual.TryWrapEncodePlanFuncs) {
+		return false
+	}
+	for i, f := range m.TryWrapEncodePlanFuncs {
+		if reflect.ValueOf(f).Pointer() != reflect.ValueOf(usual.TryWrapEncodePlanFuncs[i]).Pointer() {
+			return false
+		}
+	}
+	for _, oid := range []uint32{pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID} {
+		have, ok := m.TypeForOID(oid)
+		want, _ := usual.TypeForOID(oid)
+		if !ok || have.Codec != want.Codec || m.FormatCodeForOID(oid) != pgtype.BinaryFormatCode {
+			return false
+		}
+	}
+	return true
+}
+
+// appendUsual encodes arguments of which pgx makes nothing special, integers for
+// integers and strings, as pgx does, but without a copy of each. It reports false if
+// there are others.
+func (e *encoder) appendUsual(oids []uint32, args []any) bool {
+	e.formats, e.values, e.bytes = e.formats[:0], e.values[:0], e.bytes[:0]
+	if cap(e.bytes) > keptBytes {
+		e.bytes = nil
+	}
+	if !e.usual {
+		return false
+	}
+	for i, arg := range args {
+		start := len(e.bytes)
+		var n int64
+		switch v := arg.(type) {
+		case string:
+			e.bytes = append(e.bytes, v...)
+			if e.bytes == nil {
+				e.bytes = []byte{} // not NULL
+			}
+			e.formats, e.values = append(e.formats, pgtype.TextFormatCode), append(e.values, e.bytes[start:])
+			continue
+		case int64:
+			n = v
+		case int:
+			n = int64(v)
+		case int32:
+			n = int64(v)
+		case int16:
+			n = int64(v)
+		default:
+			return false
+		}
+		switch oid := oids[i]; {
+		case oid == pgtype.Int8OID:
+			e.bytes = binary.BigEndian.AppendUint64(e.bytes, uint64(n))
+		case oid == pgtype.Int4OID && n == int64(int32(n)):
+			e.bytes = binary.BigEndian.AppendUint32(e.bytes, uint32(n))
+		case oid == pgtype.Int2OID && n == int64(int16(n)):
+			e.bytes = binary.BigEndian.AppendUint16(e.bytes, uint16(n))
+		default:
+			return false
+		}
+		e.formats, e.values = append(e.formats, pgtype.BinaryFormatCode), append(e.values, e.bytes[start:])
+	}
+	return true
 }
 
 func copyTypes(m *pgtype.Map) *pgtype.Map {
@@ -324,6 +416,11 @@ func (c *Call) encode() bool {
 	var values [][]byte
 	if len(c.args) > 0 {
 		enc := c.p.encoders.get()
+		if enc.appendUsual(d.paramOIDs, c.args) {
+			ok := c.bind(enc.formats, enc.values)
+			c.p.encoders.idle.Put(enc)
+			return ok
+		}
 		for i, oid := range d.paramOIDs {
 			// What a type that was registered for a Go type makes of a value, a
 			// copied map does not know.

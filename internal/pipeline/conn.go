@@ -30,9 +30,11 @@ type conn struct {
 	prepared preparedSet
 	closing  []string // prepared statements to close with the next write
 	group    []*Call
-	head     int  // of group: the next whose answer comes
-	failed   bool // something in the group has failed: its time says nothing
-	retired  bool // to be closed instead of taking another group
+	stmts    []*Stmt // of the group's calls, which are somebody else's once they are finished
+	head     int     // of group: the next whose answer comes
+	failed   bool    // something in the group has failed: its time says nothing
+	fresh    bool    // its one call has learned its description: the same
+	retired  bool    // to be closed instead of taking another group
 	changed  [2]string
 	closed   bool
 
@@ -50,6 +52,7 @@ type conn struct {
 	}
 	reader context.Context // whose end interrupts reading; nil: nobody's
 	poke   func()
+	glance time.Time // the read deadline at which the reader's context is looked at, or zero
 
 	cancelMu  sync.Mutex // guards what follows, and settled of the group's calls
 	cancels   int        // requests on their way
@@ -179,7 +182,7 @@ func (k *conn) sendOwn() bool {
 // send writes the group. It reports false if there is nothing to wait for: nobody
 // wanted any of it, or the connection is gone.
 func (k *conn) send() bool {
-	k.head, k.failed = 0, false
+	k.head, k.failed, k.fresh = 0, false, false
 	kept := k.group[:0]
 	for _, c := range k.group {
 		if !c.read.Dispatch() {
@@ -210,7 +213,9 @@ func (k *conn) send() bool {
 		out = k.closeStmt(out, name)
 	}
 	k.closing = k.closing[:0]
+	k.stmts = k.stmts[:0]
 	for _, c := range kept {
+		k.stmts = append(k.stmts, c.stmt)
 		c.parsing, c.parsed, c.begun, c.stale = false, false, false, false
 		prepare, evicted := k.prepared.use(c.desc)
 		if evicted != nil {
@@ -260,8 +265,18 @@ func (k *conn) closeStmt(out []byte, name string) []byte {
 func (k *conn) Read(b []byte) (int, error) {
 	ctx := k.reader
 	if ctx == nil || ctx.Done() == nil {
+		k.setGlance(time.Time{})
 		return k.net.Read(b)
 	}
+	// Most answers come before it pays to watch the context. One that takes long
+	// meets the deadline first, and is watched from then on.
+	if k.glance.Before(k.began.Add(glanceTime / 2)) {
+		k.setGlance(time.Now().Add(glanceTime))
+	}
+	if n, err := k.net.Read(b); n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
+	}
+	k.setGlance(time.Time{})
 	for {
 		k.poking.mu.Lock()
 		k.poking.armed = true
@@ -284,6 +299,17 @@ func (k *conn) Read(b []byte) (int, error) {
 		if ctx.Err() != nil {
 			return 0, errPoked
 		}
+	}
+}
+
+// glanceTime is how long an answer may take before the reader's context is watched:
+// by so much may a caller that leaves early come back late.
+const glanceTime = 400 * time.Microsecond
+
+func (k *conn) setGlance(t time.Time) {
+	if k.glance != t {
+		k.glance = t
+		_ = k.net.SetReadDeadline(t)
 	}
 }
 
@@ -426,7 +452,7 @@ func (k *conn) described(ctx context.Context, c *Call) answer {
 		d.Fields[i].Format = d.columns[i]
 	}
 	c.stmt.desc.Store(d)
-	c.fresh = true
+	c.fresh, k.fresh = true, true
 	c.endDescribe()
 	return k.pass(ctx, c, answerAgain)
 }
@@ -442,7 +468,7 @@ func (k *conn) restart(ctx context.Context, c *Call) answer {
 		c.finish(fmt.Errorf("flightpg: the columns of the result change with every execution"))
 		return k.pass(ctx, c, answerEnded)
 	}
-	c.fresh = true
+	c.fresh, k.fresh = true, true
 	return k.pass(ctx, c, answerAgain)
 }
 
@@ -546,8 +572,9 @@ func (k *conn) fail(ctx context.Context, c *Call, err *pgconn.PgError) answer {
 		c.finish(err)
 	}
 	again := append([]*Call(nil), rest...)
-	k.group = k.group[:k.head+1]
-	if err.Code == "25006" { // read_only_sql_transaction
+	k.stmts = k.stmts[:k.head+1]
+	k.group, k.head = k.group[:0], 0 // nothing of it is on the connection any more
+	if err.Code == "25006" {         // read_only_sql_transaction
 		// It may have taken a session lock before: the session must be gone
 		// before its callers run it themselves.
 		k.abort()
@@ -618,11 +645,11 @@ func (k *conn) learn() {
 	took := time.Since(k.began)
 	if k.changed[0] != "" {
 		p.stats.tainted.Add(1)
-		for _, c := range k.group {
-			if len(k.group) > 1 {
-				c.stmt.stayAlone(probeRuns) // which of them?
+		for _, st := range k.stmts {
+			if len(k.stmts) > 1 {
+				st.stayAlone(probeRuns) // which of them?
 			} else if p.cfg.Tainted != nil {
-				p.cfg.Tainted(c.stmt, k.changed[0], k.changed[1])
+				p.cfg.Tainted(st, k.changed[0], k.changed[1])
 			}
 		}
 	}
@@ -630,10 +657,8 @@ func (k *conn) learn() {
 		return
 	}
 	other := false
-	if len(k.group) == 1 {
-		if c := k.group[0]; !c.fresh {
-			other = c.stmt.sample(max(took-k.roundTrip, 0))
-		}
+	if len(k.stmts) == 1 && !k.fresh {
+		other = k.stmts[0].sample(max(took-k.roundTrip, 0))
 	}
 	p.mu.Lock()
 	if other {
@@ -645,13 +670,13 @@ func (k *conn) learn() {
 		p.groupTime += (min(took, 2*p.lateLocked()) - p.groupTime) / 8
 	}
 	p.mu.Unlock()
-	excess := max(took-k.roundTrip-4*usual, 0) / time.Duration(max(len(k.group), 1))
-	for _, c := range k.group {
-		c.stmt.exceeded(excess)
+	excess := max(took-k.roundTrip-4*usual, 0) / time.Duration(max(len(k.stmts), 1))
+	for _, st := range k.stmts {
+		st.exceeded(excess)
 	}
-	if len(k.group) > 1 && took > max(tailTime, 8*usual) {
-		for _, c := range k.group {
-			c.stmt.stayAlone(probeRuns)
+	if len(k.stmts) > 1 && took > max(tailTime, 8*usual) {
+		for _, st := range k.stmts {
+			st.stayAlone(probeRuns)
 		}
 	}
 }
@@ -659,7 +684,7 @@ func (k *conn) learn() {
 // abort closes the connection and takes it out of the pool. The token ends with it.
 func (k *conn) abort() {
 	k.cancelMu.Lock()
-	for _, c := range k.group {
+	for _, c := range k.group[min(k.head, len(k.group)):] { // those before are settled, and their drivers' again
 		c.settled = true
 	}
 	k.cancelMu.Unlock()

@@ -25,7 +25,7 @@ type Rows struct {
 func (k *conn) goLive(c *Call, row [][]byte) answer {
 	p := k.p
 	rest := append([]*Call(nil), k.group[k.head+1:]...)
-	k.group = k.group[:k.head+1]
+	k.group, k.stmts = k.group[:k.head+1], k.stmts[:k.head+1]
 	c.stmt.stayAlone(bigMemory)
 	k.failed = true // its time is its reader's
 	if len(rest) > 0 {
