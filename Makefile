@@ -8,15 +8,16 @@ FUZZTIME    ?= 30s
 VERSIONS    ?= 15 16 17 18
 ORACLE_N    ?= 50000000
 BENCH       ?= .
-BENCHFLAGS  ?= -benchmem
+BENCHFLAGS  ?=
+BENCH_OUT   ?= .cache/bench
 SEED        ?= 0
 DURATION    ?= 30m
 REPORT      ?= .cache/battery.md
-MODULES     := . integration integration/stacks integration/battery
+MODULES     := . integration integration/stacks integration/battery bench
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help modules demo test test-pipeline test-matrix battery soak coverage lint fuzz oracle tenants values bench generate clean
+.PHONY: help modules demo test test-pipeline test-matrix battery soak coverage lint fuzz oracle tenants values bench bench-full microbench gate generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +31,9 @@ demo: ## show a stampede of reads, with and without flightpg
 
 test: ## run the tests of all modules (TESTFLAGS=-v)
 	@scripts/ensure-postgres
-	@for module in $(MODULES); do \
+	@echo "$(GO) test -count=1 -run '^TestGate$$' $(TESTFLAGS) . # without the race detector, which allocates"
+	@$(GO) test -count=1 -run '^TestGate$$' $(TESTFLAGS) . || code=1; \
+	for module in $(MODULES); do \
 		echo "cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./..."; \
 		(cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./...) || code=1; \
 	done; exit $${code:-0}
@@ -85,9 +88,20 @@ values: ## every type's values into every scan destination, as pgx scans them
 	@scripts/ensure-postgres
 	cd integration && FLIGHTPG_VALUES=1000 $(GO) test -timeout 60m -run 'TestValues$$' -v .
 
-bench: ## run the benchmarks (BENCH=pattern BENCHFLAGS=-benchmem)
+bench: ## flightpg beside pgx and others, in up to 10 minutes (BENCH_OUT=.cache/bench BENCHFLAGS=)
 	@scripts/ensure-postgres
-	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCHFLAGS) ./...
+	cd bench && $(GO) run . -o $(abspath $(BENCH_OUT)) $(BENCHFLAGS)
+
+bench-full: ## the same with all combinations, in about 2 hours
+	@scripts/ensure-postgres
+	cd bench && $(GO) run . -full -budget 2h -o $(abspath $(BENCH_OUT)) $(BENCHFLAGS)
+
+microbench: ## the benchmarks of single functions (BENCH=pattern)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+gate: ## allocations, messages and goroutines for an operation, against the figures on record
+	@scripts/ensure-postgres
+	$(GO) test -count=1 -run '^TestGate$$' -v .
 
 generate: ## write the generated files again
 	@scripts/ensure-postgres

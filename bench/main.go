@@ -1,0 +1,195 @@
+// Command bench measures flightpg beside pgx, hand-written ways of sharing reads,
+// and what database/sql could do at best.
+//
+//	go run . -o ../.cache/bench                              the short plan, in less than 10 minutes
+//	go run . -full -budget 2h -o ../.cache/bench             all combinations
+//	go run . -workloads "unique 1 row" -goroutines 16,64 -contenders pipeline
+//
+// Times on a machine whose mood changes say little, so contenders run in turns, in
+// an order that changes from round to round, and what counts is the median of the
+// rounds' ratios to pgx's database/sql driver with 16 connections.
+//
+// Reading order: plan.go (what is measured) → load.go, contender.go, ceiling.go →
+// measure.go → layers.go (parts of the driver alone) → targets.go → report.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	full       bool
+	budget     time.Duration
+	rounds     int
+	length     time.Duration
+	workloads  []string
+	contenders []string
+	goroutines []int
+	links      []string
+	contexts   []string
+	layers     string
+	dsn        string
+	out        string
+}
+
+func main() {
+	if proxied() || layered() {
+		return
+	}
+	var o options
+	var goroutines, cpuProfile, memProfile string
+	var list bool
+	flag.BoolVar(&o.full, "full", false, "all combinations of workloads, goroutines, contexts and links")
+	flag.DurationVar(&o.budget, "budget", 8*time.Minute+30*time.Second, "how long it may take: the length of the measurements follows from it")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds, after one to warm up")
+	flag.DurationVar(&o.length, "time", 0, "length of a measurement, in place of what follows from -budget")
+	flag.Func("workloads", "parts of their names, with commas; all by default", words(&o.workloads))
+	flag.Func("contenders", "their names, with commas (pgx-16 always takes part); those of the plan by default", words(&o.contenders))
+	flag.StringVar(&goroutines, "goroutines", "", "numbers of goroutines, with commas; those of the plan by default")
+	flag.Func("links", "direct, undelayed, delayed, with commas; those of the plan by default", words(&o.links))
+	flag.Func("contexts", "background, timeout (one for each call), with commas; those of the plan by default", words(&o.contexts))
+	flag.StringVar(&o.layers, "layers", "", "measure the flight table and other parts alone: yes, no or only; by default if nothing is selected")
+	flag.StringVar(&o.dsn, "dsn", "", "a database to make tables in; by default a throw-away server is started")
+	flag.StringVar(&o.out, "o", "", "a directory for bench.md, bench.json and bench.svg")
+	flag.StringVar(&cpuProfile, "cpuprofile", "", "file for a profile of CPU time")
+	flag.StringVar(&memProfile, "memprofile", "", "file for a profile of allocations")
+	flag.BoolVar(&list, "list", false, "say what would be measured")
+	flag.Parse()
+	if goroutines != "" {
+		for _, s := range strings.Split(goroutines, ",") {
+			n, err := strconv.Atoi(strings.TrimSpace(s))
+			if err != nil || n < 1 {
+				fail(fmt.Errorf("-goroutines: %q is not a number of goroutines", s))
+			}
+			o.goroutines = append(o.goroutines, n)
+		}
+	}
+	if flag.NArg() > 0 || o.rounds < 1 || !slices.Contains([]string{"", "yes", "no", "only"}, o.layers) {
+		flag.Usage()
+		os.Exit(2)
+	}
+	cells, err := o.plan()
+	if err != nil {
+		fail(err)
+	}
+	if o.layers == "only" {
+		cells = nil
+	}
+	if list {
+		for _, c := range cells {
+			fmt.Printf("%s: %s\n", c, strings.Join(c.Contenders, ", "))
+		}
+		return
+	}
+	if cpuProfile != "" {
+		f, err := os.Create(cpuProfile)
+		if err == nil {
+			err = pprof.StartCPUProfile(f)
+		}
+		if err != nil {
+			fail(err)
+		}
+	}
+	err = run(context.Background(), &o, cells)
+	if cpuProfile != "" {
+		pprof.StopCPUProfile()
+	}
+	if memProfile != "" {
+		f, ferr := os.Create(memProfile)
+		if ferr == nil {
+			ferr = errors.Join(pprof.Lookup("allocs").WriteTo(f, 0), f.Close())
+		}
+		err = errors.Join(err, ferr)
+	}
+	if err != nil {
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "bench:", err)
+	os.Exit(1)
+}
+
+// words returns a flag's parser of words with commas between them.
+func words(to *[]string) func(string) error {
+	return func(s string) error {
+		for _, word := range strings.Split(s, ",") {
+			if word = strings.TrimSpace(word); word != "" {
+				*to = append(*to, word)
+			}
+		}
+		return nil
+	}
+}
+
+// run measures everything and writes the report.
+func run(ctx context.Context, o *options, cells []*cell) error {
+	rep := &report{Meta: newMeta(o)}
+	b := &bench{o: o, rep: rep}
+	if err := b.start(ctx); err != nil {
+		return err
+	}
+	defer b.stop()
+	layers := o.layers == "yes" || o.layers == "only" || o.layers == "" && len(o.workloads)+len(o.goroutines)+len(o.contenders) == 0
+	b.schedule(cells, layers)
+	for _, c := range cells {
+		res, err := b.cell(ctx, c)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c, err)
+		}
+		rep.Cells = append(rep.Cells, res)
+		res.print(os.Stdout)
+	}
+	if layers {
+		if err := b.layers(ctx); err != nil {
+			return err
+		}
+	}
+	rep.Meta.Took = time.Since(b.began).Round(time.Second).String()
+	rep.Targets = judge(rep)
+	if len(cells) > 1 || layers {
+		fmt.Println()
+		rep.writeTargets(os.Stdout, false)
+	}
+	if o.out == "" {
+		return nil
+	}
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name  string
+		write func(*os.File) error
+	}{
+		{"bench.md", rep.writeMarkdown},
+		{"bench.json", rep.writeJSON},
+		{"bench.svg", rep.writeSVG},
+	} {
+		to, err := os.Create(filepath.Join(o.out, f.name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.write(to), to.Close()); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	fmt.Printf("\nwritten: bench.md, bench.json and bench.svg in %s\n", o.out)
+	return nil
+}
+
+// matches reports whether a name is wanted: always if nothing is asked for.
+func matches(wanted []string, name string) bool {
+	return len(wanted) == 0 || slices.ContainsFunc(wanted, func(w string) bool { return strings.Contains(name, w) })
+}
