@@ -36,8 +36,9 @@ type conn struct {
 	tx       *tx
 	prepared map[string]int // how many statements are open, by their text
 	closed   bool
-	raw      bool // its *pgx.Conn is in the user's hands, and the epoch held
-	held     bool // the epoch is held for a write under way
+	replays  []replayRows // that nobody has had
+	raw      bool         // its *pgx.Conn is in the user's hands, and the epoch held
+	held     bool         // the epoch is held for a write under way
 
 	parked, evicted bool // guarded by c.sessions.mu
 }
@@ -279,7 +280,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 			return nil, err
 		}
 		if res != nil {
-			return newReplay(ctx, res), nil
+			return cn.replay(ctx, res), nil
 		}
 	}
 	cn.c.stats.bypasses[why].Add(1)

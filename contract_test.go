@@ -1,6 +1,7 @@
 package flightpg
 
 import (
+	"context"
 	"database/sql/driver"
 	"go/importer"
 	"go/token"
@@ -76,7 +77,7 @@ func TestContract(t *testing.T) {
 	}
 
 	// The rows of sessions are pgx's own.
-	var replays, fenced driver.Rows = (&replay{res: &result{cols: &columns{wire: new(wireColumns)}}}).rows(), newFencedRows(new(stdlib.Rows), nil, nil)
+	var replays, fenced driver.Rows = newReplay(context.Background(), &result{cols: &columns{wire: new(wireColumns)}}), newFencedRows(new(stdlib.Rows), nil, nil)
 	for _, pair := range []struct {
 		pgx   reflect.Type
 		ours  []reflect.Type

@@ -392,12 +392,12 @@ func (l *pipelineLaunch) Row(values [][]byte) bool {
 	if l.tail != nil {
 		return true // the rest is nobody's
 	}
-	raw, err := decodeRow(l.cols.wire, values, l.buf.next())
+	size, err := l.cols.wire.decodeRow(values, l.buf.next())
 	if err != nil {
 		l.tail = err
 		return true
 	}
-	return l.buf.add(raw)
+	return l.buf.add(values, size, true)
 }
 
 var (

@@ -23,7 +23,7 @@ import (
 // rows; the memory is given back with the last share.
 type result struct {
 	cols   *columns
-	chunks [][]driver.Value // row after row, each chunk a whole number of rows
+	chunks [][]driver.Value // row after row, each chunk a whole number of rows; what they take is used again
 	raw    rawValues        // the same as the server sent it, where a Scan can want that
 	first  [1][]driver.Value
 	rows   int       // how many rows the chunks hold
@@ -40,7 +40,47 @@ type result struct {
 	shares  atomic.Int64
 	shared  bool // more than one waiter: what is mutable is cloned per caller
 	claimed atomic.Bool
+
+	pooled bool           // nobody keeps it beyond its last share
+	spare  []driver.Value // for a row, of what it was before
 }
+
+// results are those that are not used now. Everything that a caller may keep, the
+// values and what they refer to, is never used again; their order in memory is.
+var results = sync.Pool{New: func() any { return new(result) }}
+
+// keptRow is how wide a row may be whose memory is used again.
+const keptRow = 32
+
+func newResult(cols *columns, budget *budget) *result {
+	r := results.Get().(*result)
+	r.cols, r.budget, r.pooled = cols, budget, true
+	r.chunks = r.first[:0]
+	return r
+}
+
+// recycle makes the result's memory another's. Nobody has it any more.
+func (r *result) recycle() {
+	spare := r.spare
+	for _, chunk := range r.chunks {
+		clear(chunk)
+		switch {
+		case cap(chunk) == blockValues:
+			blocks.Put((*[blockValues]driver.Value)(chunk[:blockValues]))
+		case spare == nil && cap(chunk) <= keptRow:
+			spare = chunk[:0]
+		}
+	}
+	*r = result{spare: spare}
+	results.Put(r)
+}
+
+// blockValues is how many values a block of rows holds: with the allocator's word
+// 8 KiB of them, one of its sizes.
+const blockValues = chunkBytes / valueSize
+
+// blocks are those of results that nobody reads any more, empty.
+var blocks = sync.Pool{New: func() any { return new([blockValues]driver.Value) }}
 
 // Share implements flight.Value.
 func (r *result) Share(n int) {
@@ -73,6 +113,9 @@ func (r *result) free() {
 		go r.live.close()
 	}
 	r.budget.give(r.bytes)
+	if r.pooled && r.live == nil {
+		r.recycle()
+	}
 }
 
 // claim makes the caller the reader of the live rows. One caller gets them.
@@ -231,18 +274,38 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 		}
 	}()
 	for {
-		raw, err := nextRow(rows, b.next())
+		raw, size, shareable, err := nextRow(rows, b.next())
 		if err != nil {
 			b.res.end(rows, err)
 			break
 		}
-		if !b.add(raw) {
+		if !b.add(raw, size, shareable) {
 			b.res.live = &liveRows{rows: rows, first: b.row}
 			break
 		}
 	}
 	complete = true
 	return b.finish()
+}
+
+// nextRow reads the next row, and what it looked like on the wire, if there was one.
+// It returns the size of what the values refer to, and whether they can be given to
+// several callers.
+func nextRow(rows driver.Rows, row []driver.Value) (raw [][]byte, size int64, shareable bool, err error) {
+	r, ok := rows.(*wireRows)
+	if !ok {
+		if err := rows.Next(row); err != nil {
+			return nil, 0, false, err
+		}
+		size, shareable = copyRow(row)
+		return nil, size, shareable, nil
+	}
+	if err := r.advance(); err != nil {
+		return nil, 0, false, err
+	}
+	raw = r.source.RawValues()
+	size, err = r.decodeRow(raw, row)
+	return raw, size, true, err
 }
 
 // buffering is a result in the making.
@@ -256,8 +319,7 @@ type buffering struct {
 }
 
 func (b *buffering) begin(cols *columns, budget *budget, maxResult int64) {
-	r := &result{cols: cols, budget: budget}
-	r.chunks = r.first[:0]
+	r := newResult(cols, budget)
 	*b = buffering{
 		res:       r,
 		used:      resultSize + cols.size(),
@@ -265,20 +327,22 @@ func (b *buffering) begin(cols *columns, budget *budget, maxResult int64) {
 	}
 }
 
-// add takes the row in, whose wire form is raw. It reports false if it does not
-// fit: then the row stays where it is.
-func (b *buffering) add(raw [][]byte) bool {
+// add takes the row in, whose wire form is raw, and whose values refer to memory of
+// that size. It reports false if it does not fit, or cannot be given to several
+// callers: then the row stays where it is.
+func (b *buffering) add(raw [][]byte, size int64, shareable bool) bool {
 	r, width := b.res, len(b.row)
-	size, ok := copyRow(b.row)
 	size += r.raw.add(raw, b.row)
 	room := 0 // of a further chunk, if the row needs one
 	if len(b.chunk)+width > cap(b.chunk) {
-		room = width * chunkRows(b.n, width)
+		if room = width * chunkRows(b.n, width); room > blockValues/2 && width <= blockValues {
+			room = blockValues // of which the last rows may be unused
+		}
 		size += chunkSize + allocated(valueSize*room)
 	}
 	b.used += size
 	switch {
-	case !ok:
+	case !shareable:
 		r.why = ReasonUnshareable
 	case b.used > b.maxResult:
 		r.why = ReasonOverflow
@@ -300,7 +364,11 @@ func (b *buffering) add(raw [][]byte) bool {
 		b.chunk, b.row = b.row, nil
 	case room > 0:
 		r.add(b.chunk)
-		b.chunk = make([]driver.Value, 0, room)
+		if room == blockValues {
+			b.chunk = blocks.Get().(*[blockValues]driver.Value)[:0]
+		} else {
+			b.chunk = make([]driver.Value, 0, room)
+		}
 		fallthrough
 	default:
 		b.chunk = append(b.chunk, b.row...)
@@ -312,7 +380,12 @@ func (b *buffering) add(raw [][]byte) bool {
 // next returns the row to read into.
 func (b *buffering) next() []driver.Value {
 	if b.row == nil {
-		b.row = make([]driver.Value, len(b.res.cols.names))
+		width := len(b.res.cols.names)
+		if spare := b.res.spare; width > 0 && width <= cap(spare) && b.n == 0 {
+			b.row, b.res.spare = spare[:width], nil
+		} else {
+			b.row = make([]driver.Value, width)
+		}
 	}
 	return b.row
 }
@@ -420,7 +493,8 @@ func (l *liveRows) close() error {
 // it serves one goroutine at a time.
 type replay struct {
 	ctx    context.Context // the caller's, for live rows
-	res    *result
+	res    *result         // nil when closed, unless its rows are live: it may be another's by then
+	cols   *columns
 	clone  bool // somebody else reads the same values
 	row    int  // rows given
 	chunk  int  // where the next one is
@@ -444,11 +518,30 @@ var (
 // newReplay makes the caller's rows from its share of a result. With live
 // rows, which the caller must have claimed, they end with the caller's ctx.
 func newReplay(ctx context.Context, res *result) driver.Rows {
-	r := replay{ctx: ctx, res: res, clone: res.shared, live: res.live}
+	r := new(replayRows)
+	r.begin(ctx, res)
+	return r.rows()
+}
+
+// replays is how many replays a connection makes at a time.
+const replays = 8
+
+// replay is newReplay for the connection's caller.
+func (cn *conn) replay(ctx context.Context, res *result) driver.Rows {
+	if len(cn.replays) == 0 {
+		cn.replays = make([]replayRows, replays)
+	}
+	r := &cn.replays[0] // never again: whoever has closed his may close it once more
+	cn.replays = cn.replays[1:]
+	r.begin(ctx, res)
+	return r.rows()
+}
+
+func (r *replay) begin(ctx context.Context, res *result) {
+	r.ctx, r.res, r.cols, r.clone, r.live = ctx, res, res.cols, res.shared, res.live
 	if r.live != nil {
 		r.unhook = context.AfterFunc(ctx, r.live.cancel)
 	}
-	return r.rows()
 }
 
 // Columns implements driver.Rows.
@@ -456,7 +549,7 @@ func (r *replay) Columns() []string {
 	if r.later {
 		return r.live.rows.Columns()
 	}
-	return r.res.cols.names
+	return r.cols.names
 }
 
 // Next implements driver.Rows.
@@ -480,7 +573,7 @@ func (r *replay) advance(live func() error) (buffered bool, err error) {
 		return false, io.EOF
 	case r.row < r.res.rows:
 		r.row++
-		if width := len(r.res.cols.names); width > 0 { // SELECT FROM t has rows without columns
+		if width := len(r.cols.names); width > 0 { // SELECT FROM t has rows without columns
 			if r.pos == len(r.res.chunks[r.chunk]) {
 				r.chunk, r.pos = r.chunk+1, 0
 			}
@@ -501,7 +594,7 @@ func (r *replay) advance(live func() error) (buffered bool, err error) {
 
 // values are those of the buffered row that advance has gone to.
 func (r *replay) values() []driver.Value {
-	width := len(r.res.cols.names)
+	width := len(r.cols.names)
 	if width == 0 {
 		return nil
 	}
@@ -532,6 +625,9 @@ func (r *replay) Close() error {
 		}
 	}
 	r.res.Drop()
+	if r.ctx = nil; r.live == nil {
+		r.res = nil
+	}
 	return err
 }
 
@@ -557,7 +653,7 @@ func (r *replay) columnType(i int) columnType {
 	if r.later {
 		return typeOfColumn(r.live.rows, i)
 	}
-	return r.res.cols.types[i]
+	return r.cols.types[i]
 }
 
 // ColumnTypeScanType implements driver.RowsColumnTypeScanType.

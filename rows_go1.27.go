@@ -102,28 +102,8 @@ func takesValuesUncached(t reflect.Type) bool {
 	return false
 }
 
-// nextRow reads the next row, and what it looked like on the wire, if there is one.
-func nextRow(rows driver.Rows, row []driver.Value) (raw [][]byte, err error) {
-	r, ok := rows.(*wireRows)
-	if !ok {
-		return nil, rows.Next(row)
-	}
-	if err := r.advance(); err != nil {
-		return nil, err
-	}
-	return decodeRow(r.wireColumns, r.source.RawValues(), row)
-}
-
-// decodeRow decodes a row from the wire, and returns what is to be kept of that.
-func decodeRow(w *wireColumns, raw [][]byte, row []driver.Value) ([][]byte, error) {
-	for i, src := range raw {
-		var err error
-		if row[i], err = w.value(i, src); err != nil {
-			row[i] = badValue{err}
-		}
-	}
-	return raw, nil
-}
+// scansColumns says that database/sql asks for each column by itself.
+const scansColumns = true
 
 // rawValues are the values of a result as the server has sent them, row after row.
 type rawValues struct {
@@ -285,13 +265,15 @@ func ownType(t *pgtype.Type, own map[*pgtype.Type]*pgtype.Type) *pgtype.Type {
 	return t
 }
 
-// rows returns the replay as database/sql shall see it: it scans if pgx has read
-// the result.
-func (r replay) rows() driver.Rows {
-	if r.res.cols.wire == nil {
-		return &r
+// replayRows is a replay as database/sql shall see it: it scans if pgx has read the
+// result.
+type replayRows = scanReplay
+
+func (r *replayRows) rows() driver.Rows {
+	if r.cols.wire == nil {
+		return &r.replay
 	}
-	return &scanReplay{replay: r}
+	return r
 }
 
 // scanReplay replays what pgx has read.
@@ -336,7 +318,7 @@ func (r *scanReplay) ScanColumn(ctx driver.ScanContext, i int, dest any) error {
 		return sql.ConvertAssign(ctx, dest, r.own(values[i]))
 	}
 	// A destination may keep the bytes: they are its own.
-	wire := r.res.cols.wire
+	wire := r.cols.wire
 	src := r.res.raw.copy((r.row-1)*len(values)+i, values[i])
 	return wire.readers.scan(wire.fields[i].DataTypeOID, wire.fields[i].Format, src, dest)
 }

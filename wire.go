@@ -129,13 +129,25 @@ type wireColumns struct {
 	readers *typeReaders // for those who replay
 	fields  []pgconn.FieldDescription
 	decode  []func(src []byte) (driver.Value, error)
+
+	// How most of them are decoded, and how many boxes a row needs.
+	forms        []form
+	texts, words int
 }
 
 func newWireColumns(s *session, fields []pgconn.FieldDescription) *wireColumns {
 	m := s.pgx.Conn().TypeMap()
-	c := &wireColumns{types: m, readers: s.typeReaders(), fields: fields, decode: make([]func([]byte) (driver.Value, error), len(fields))}
+	c := &wireColumns{types: m, readers: s.typeReaders(), fields: fields, decode: make([]func([]byte) (driver.Value, error), len(fields)), forms: make([]form, len(fields))}
 	for i := range fields {
-		c.decode[i] = decoder(m, &fields[i])
+		var text bool
+		c.decode[i], text = decoder(m, &fields[i])
+		switch c.forms[i] = formOf(m, &fields[i], text); c.forms[i] {
+		case formOther:
+		case formText:
+			c.texts++
+		default:
+			c.words++
+		}
 	}
 	return c
 }
@@ -157,33 +169,55 @@ func same[T any](d T) (driver.Value, error) { return d, nil }
 
 func valueOf[T driver.Valuer](d T) (driver.Value, error) { return d.Value() }
 
-func decoder(m *pgtype.Map, fd *pgconn.FieldDescription) func([]byte) (driver.Value, error) {
+// decoder returns what makes a column's driver.Value, and whether that is a string for
+// want of anything better.
+func decoder(m *pgtype.Map, fd *pgconn.FieldDescription) (decode func([]byte) (driver.Value, error), text bool) {
 	switch fd.DataTypeOID {
 	case pgtype.BoolOID:
-		return scanInto(m, fd, same[bool])
+		return scanInto(m, fd, same[bool]), false
 	case pgtype.ByteaOID, pgtype.JSONOID, pgtype.JSONBOID, pgtype.XMLOID:
-		return scanInto(m, fd, same[[]byte])
+		return scanInto(m, fd, same[[]byte]), false
 	case pgtype.CIDOID, pgtype.OIDOID, pgtype.XIDOID:
-		return scanInto(m, fd, valueOf[pgtype.Uint32])
+		return scanInto(m, fd, valueOf[pgtype.Uint32]), false
 	case pgtype.DateOID:
-		return scanInto(m, fd, valueOf[pgtype.Date])
+		return scanInto(m, fd, valueOf[pgtype.Date]), false
 	case pgtype.Float4OID:
-		return scanInto(m, fd, func(d float32) (driver.Value, error) { return float64(d), nil })
+		return scanInto(m, fd, func(d float32) (driver.Value, error) { return float64(d), nil }), false
 	case pgtype.Float8OID:
-		return scanInto(m, fd, same[float64])
+		return scanInto(m, fd, same[float64]), false
 	case pgtype.Int2OID:
-		return scanInto(m, fd, func(d int16) (driver.Value, error) { return int64(d), nil })
+		return scanInto(m, fd, func(d int16) (driver.Value, error) { return int64(d), nil }), false
 	case pgtype.Int4OID:
-		return scanInto(m, fd, func(d int32) (driver.Value, error) { return int64(d), nil })
+		return scanInto(m, fd, func(d int32) (driver.Value, error) { return int64(d), nil }), false
 	case pgtype.Int8OID:
-		return scanInto(m, fd, same[int64])
+		return scanInto(m, fd, same[int64]), false
 	case pgtype.TimestampOID:
-		return scanInto(m, fd, valueOf[pgtype.Timestamp])
+		return scanInto(m, fd, valueOf[pgtype.Timestamp]), false
 	case pgtype.TimestamptzOID:
-		return scanInto(m, fd, valueOf[pgtype.Timestamptz])
+		return scanInto(m, fd, valueOf[pgtype.Timestamptz]), false
 	default:
-		return scanInto(m, fd, same[string])
+		return scanInto(m, fd, same[string]), true
 	}
+}
+
+// decodeRow decodes a row. It returns what the values refer to takes in memory, in
+// bytes.
+func (c *wireColumns) decodeRow(raw [][]byte, row []driver.Value) (size int64, err error) {
+	var b boxes
+	for i, src := range raw {
+		v, n, err := b.decode(c, i, src)
+		switch {
+		case err == nil:
+			row[i] = v
+			size += n
+		case scansColumns: // each for itself
+			row[i] = badValue{err}
+			size += stringSize
+		default:
+			return 0, fmt.Errorf("convert field %d failed: %w", i, err)
+		}
+	}
+	return size + b.size(), nil
 }
 
 // value decodes one value.
