@@ -17,14 +17,15 @@ import (
 
 // Names of contenders.
 const (
-	pgx16      = "pgx-16" // what the others are compared with
-	pgx64      = "pgx-64"
-	pgxPool    = "pgxpool"
-	handRolled = "singleflight"
-	generic    = "generic"
-	pipelined  = "pipeline"
-	noop       = "no-op"
-	parking    = "parking"
+	pgx16        = "pgx-16" // what the others are compared with
+	pgx64        = "pgx-64"
+	pgxPool      = "pgxpool"
+	handRolled   = "singleflight"
+	generic      = "generic"
+	pipelined    = "pipeline"
+	pipelined1MB = "pipeline-1MB"
+	noop         = "no-op"
+	parking      = "parking"
 )
 
 // conns is how many connections the contenders get that have a limit of their own.
@@ -34,9 +35,14 @@ const conns = 16
 type contender struct {
 	name  string
 	about string
-	reads bool // it can do nothing but read, and has no server
+	reads bool   // it can do nothing but read, and has no server
+	only  string // workloads that it is for, by a part of their names
 	open  func(ctx context.Context, dsn string) (client, error)
 }
+
+// maxResult is enough for 10,000 rows, which are more than flightpg shares by
+// default.
+const maxResult = 8 << 20
 
 // client is an open contender. It is safe for concurrent use.
 type client interface {
@@ -45,14 +51,24 @@ type client interface {
 }
 
 var contenders = []contender{
-	{pgx16, "pgx's database/sql driver, 16 connections", false, openPgx(16)},
-	{pgx64, "the same with 64 connections", false, openPgx(64)},
-	{pgxPool, "pgxpool without database/sql, 16 connections", false, openPool},
-	{handRolled, "golang.org/x/sync/singleflight by hand around pgx-16, sharing what was scanned", false, openHandRolled},
-	{generic, "flightpg, flight_executor=generic, flight_conns=16", false, openFlight(flightpg.Config{Executor: flightpg.ExecutorGeneric, FlightConns: conns, SessionConns: conns})},
-	{pipelined, "flightpg, flight_executor=pipeline, flight_conns=64", false, openFlight(flightpg.Config{Executor: flightpg.ExecutorPipeline, FlightConns: 64, SessionConns: conns})},
-	{noop, "a driver that answers at once: what database/sql can do", true, openCeiling(false)},
-	{parking, "a driver whose readers park and are woken together: what followers can do", true, openCeiling(true)},
+	{name: pgx16, about: "pgx's database/sql driver, 16 connections", open: openPgx(16)},
+	{name: pgx64, about: "the same with 64 connections", open: openPgx(64)},
+	{name: pgxPool, about: "pgxpool without database/sql, 16 connections", open: openPool},
+	{name: handRolled, about: "golang.org/x/sync/singleflight by hand around pgx-16, sharing what was scanned", open: openHandRolled},
+	{
+		name: generic, about: "flightpg, flight_executor=generic, flight_conns=16, flight_max_result=8MB",
+		open: openFlight(flightpg.Config{Executor: flightpg.ExecutorGeneric, FlightConns: conns, SessionConns: conns, MaxResult: maxResult}),
+	},
+	{
+		name: pipelined, about: "flightpg, flight_executor=pipeline, flight_conns=64, flight_max_result=8MB",
+		open: openFlight(flightpg.Config{Executor: flightpg.ExecutorPipeline, FlightConns: 64, SessionConns: conns, MaxResult: maxResult}),
+	},
+	{
+		name: pipelined1MB, about: "the same with flight_max_result as it is by default", only: "10000 rows",
+		open: openFlight(flightpg.Config{Executor: flightpg.ExecutorPipeline, FlightConns: 64, SessionConns: conns}),
+	},
+	{name: noop, about: "a driver that answers at once: what database/sql can do", reads: true, open: openCeiling(false)},
+	{name: parking, about: "a driver whose readers park and are woken together: what followers can do", reads: true, open: openCeiling(true)},
 }
 
 func contenderNames() (names []string) {

@@ -51,7 +51,7 @@ func main() {
 	var goroutines, cpuProfile, memProfile string
 	var list bool
 	flag.BoolVar(&o.full, "full", false, "all combinations of workloads, goroutines, contexts and links")
-	flag.DurationVar(&o.budget, "budget", 8*time.Minute+30*time.Second, "how long it may take: the length of the measurements follows from it")
+	flag.DurationVar(&o.budget, "budget", 9*time.Minute, "how long it may take, all in all: the length of the measurements follows from it")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds, after one to warm up")
 	flag.DurationVar(&o.length, "time", 0, "length of a measurement, in place of what follows from -budget")
 	flag.Func("workloads", "parts of their names, with commas; all by default", words(&o.workloads))
@@ -137,13 +137,18 @@ func words(to *[]string) func(string) error {
 // run measures everything and writes the report.
 func run(ctx context.Context, o *options, cells []*cell) error {
 	rep := &report{Meta: newMeta(o)}
-	b := &bench{o: o, rep: rep}
+	b := &bench{o: o, rep: rep, began: time.Now()}
 	if err := b.start(ctx); err != nil {
 		return err
 	}
 	defer b.stop()
 	layers := o.layers == "yes" || o.layers == "only" || o.layers == "" && len(o.workloads)+len(o.goroutines)+len(o.contenders) == 0
-	b.schedule(cells, layers)
+	if layers {
+		if err := b.layers(ctx); err != nil {
+			return err
+		}
+	}
+	b.schedule(cells)
 	for _, c := range cells {
 		res, err := b.cell(ctx, c)
 		if err != nil {
@@ -151,11 +156,6 @@ func run(ctx context.Context, o *options, cells []*cell) error {
 		}
 		rep.Cells = append(rep.Cells, res)
 		res.print(os.Stdout)
-	}
-	if layers {
-		if err := b.layers(ctx); err != nil {
-			return err
-		}
 	}
 	rep.Meta.Took = time.Since(b.began).Round(time.Second).String()
 	rep.Targets = judge(rep)

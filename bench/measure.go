@@ -45,10 +45,10 @@ type bench struct {
 	links  []*exec.Cmd
 	stdins []*os.File
 
-	began         time.Time
-	length        time.Duration
-	planned, done float64 // work, in measurements
-	hist          map[int][]stats.Histogram
+	began          time.Time
+	planned, done  float64       // in measurements
+	took, measured time.Duration // by the cells so far; and by the measurements in them
+	hist           map[int][]stats.Histogram
 }
 
 // start makes the server ready, and the proxies.
@@ -110,38 +110,47 @@ func (b *bench) dsn(link string) (string, error) {
 	return b.dsns[link], nil
 }
 
-// Measurements outside the plan take this much of a budget.
-const layersShare = 70 * time.Second
-
-// schedule decides how long a measurement takes.
-func (b *bench) schedule(cells []*cell, layers bool) {
-	b.began = time.Now()
+// schedule notes what is to be done.
+func (b *bench) schedule(cells []*cell) {
 	for _, c := range cells {
-		b.planned += float64(c.weight()) * (float64(b.o.rounds) + warmUp)
+		b.planned += b.work(c)
 	}
-	if b.length = b.o.length; b.length > 0 {
-		return
-	}
-	left := b.o.budget
-	if layers {
-		left -= layersShare
-	}
-	const around = 60 * time.Millisecond // garbage collection, reading CPU times, connecting
-	each := time.Duration(float64(left)/max(b.planned, 1)) - around
-	b.length = min(max(each, 100*time.Millisecond), 3*time.Second).Round(time.Millisecond)
-	b.rep.Meta.Length = b.length.String()
+}
+
+// work is what a cell takes, in measurements.
+func (b *bench) work(c *cell) float64 {
+	return float64(len(c.Contenders)) * (float64(b.o.rounds) + warmUp)
 }
 
 // warmUp is how long the round before the first is, of the others' length.
 const warmUp = 0.5
 
+// lengthNow returns how long a measurement of the next cell may take, so that the
+// run ends when it should: what comes around each (connecting, garbage collection,
+// operations that end later) takes as long as it did so far.
+func (b *bench) lengthNow() time.Duration {
+	if b.o.length > 0 {
+		return b.o.length
+	}
+	around := 80 * time.Millisecond
+	if b.done > 0 {
+		around = time.Duration(float64(b.took-b.measured) / b.done)
+	}
+	left := b.o.budget - time.Since(b.began)
+	each := time.Duration(float64(left)/(b.planned-b.done)) - around
+	return min(max(each, 100*time.Millisecond), 3*time.Second).Round(time.Millisecond)
+}
+
 // left says how much longer the cells take, by what they have taken so far.
 func (b *bench) left() string {
-	if b.done == 0 || b.planned == 0 {
+	if b.done == 0 {
 		return ""
 	}
-	spent := time.Since(b.began)
-	return "; " + time.Duration(float64(spent)*(b.planned-b.done)/b.done).Round(time.Second).String() + " left"
+	left := time.Duration(float64(b.took) * (b.planned - b.done) / b.done)
+	if b.o.length == 0 {
+		left = max(b.o.budget-time.Since(b.began), 0)
+	}
+	return "; " + left.Round(time.Second).String() + " left"
 }
 
 // cell measures a cell: all contenders in each round, beginning with another one
@@ -152,7 +161,13 @@ func (b *bench) cell(ctx context.Context, c *cell) (*cellResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := &cellResult{cell: *c}
+	began, length := time.Now(), b.lengthNow()
+	defer func() {
+		b.took += time.Since(began)
+		b.measured += time.Duration(b.work(c) * float64(length))
+		b.done += b.work(c)
+	}()
+	res := &cellResult{cell: *c, Length: length.String()}
 	clients := make([]client, len(c.Contenders))
 	for i, name := range c.Contenders {
 		// The name tells the connections of one cell from those of another.
@@ -169,18 +184,17 @@ func (b *bench) cell(ctx context.Context, c *cell) (*cellResult, error) {
 	}
 	w := workloadNamed(c.Workload)
 	for round := range b.o.rounds + 1 { // the first warms up
-		length, share := b.length, 1.0
+		each := length
 		if round == 0 {
-			length, share = time.Duration(float64(b.length)*warmUp), warmUp
+			each = time.Duration(float64(length) * warmUp)
 		}
 		for turn := range clients {
 			i := (round + turn) % len(clients)
 			r := &res.Results[i]
-			b.done += share
 			if r.Error != "" {
 				continue
 			}
-			f, err := b.measure(w, clients[i], c, length, uint64(round))
+			f, err := b.measure(w, clients[i], c, each, uint64(round))
 			if err != nil {
 				// The others' figures stand.
 				r.Error = err.Error()

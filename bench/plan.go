@@ -31,6 +31,9 @@ const (
 
 func (c *cell) String() string {
 	s := fmt.Sprintf("%s, %d goroutines", c.Workload, c.Goroutines)
+	if c.Goroutines == 1 {
+		s = c.Workload + ", 1 goroutine"
+	}
 	if c.Context == timeout {
 		s += ", timeouts"
 	}
@@ -44,9 +47,6 @@ func (c *cell) String() string {
 func (c *cell) is(o *cell) bool {
 	return c.Workload == o.Workload && c.Goroutines == o.Goroutines && c.Context == o.Context && c.Link == o.Link
 }
-
-// weight says how many measurements a round of the cell has.
-func (c *cell) weight() int { return len(c.Contenders) }
 
 var (
 	base   = []string{pgx16, generic, pipelined}
@@ -67,13 +67,13 @@ func shortPlan() []*cell {
 	add("hot 1 row", background, direct, with(base, parking), 1024, 4096)
 	add("hot 10 ms", background, direct, base, 256)
 	add("hot 100 rows", background, direct, with(base, handRolled), 64)
-	add("hot 10000 rows", background, direct, base, 64)
+	add("hot 10000 rows", background, direct, with(base, pipelined1MB), 64)
 	add("unique 1 row", timeout, direct, base, 1, 2, 4, 8)
 	add("unique 1 row", timeout, direct, with(base, others...), 16, 64, 256)
 	add("unique 1 row", timeout, delayed, with(base, pgx64), 16, 64, 256)
 	add("unique 1 row", timeout, undelayed, []string{pgx16}, 1, 16)
 	add("unique 100 rows", timeout, direct, base, 1, 16, 64)
-	add("unique 10000 rows", timeout, direct, base, 1, 16)
+	add("unique 10000 rows", timeout, direct, with(base, pipelined1MB), 1, 16)
 	add("zipf mix", background, direct, with(base, handRolled), 64)
 	add("fast beside slow", timeout, direct, base, 64)
 	add("2% slow", timeout, direct, base, 16, 64, 256)
@@ -112,7 +112,7 @@ func fullPlan(goroutines []int) []*cell {
 // contendersFor returns all that can take part in a workload.
 func contendersFor(w *workload) (names []string) {
 	for i := range contenders {
-		if c := &contenders[i]; !c.reads || w.ceiling {
+		if c := &contenders[i]; (!c.reads || w.ceiling) && strings.Contains(w.name, c.only) {
 			names = append(names, c.name)
 		}
 	}

@@ -37,7 +37,6 @@ type meta struct {
 	CPUs       int               `json:"cpus"`
 	GOMAXPROCS int               `json:"gomaxprocs"`
 	Rounds     int               `json:"rounds"`
-	Length     string            `json:"length"` // of a measurement
 	Flags      []string          `json:"flags"`
 }
 
@@ -51,7 +50,6 @@ func newMeta(o *options) meta {
 		CPUs:       runtime.NumCPU(),
 		GOMAXPROCS: runtime.GOMAXPROCS(0),
 		Rounds:     o.rounds,
-		Length:     o.length.String(),
 	}
 	for i, arg := range os.Args[1:] {
 		if strings.Contains(arg, "://") || i > 0 && strings.HasSuffix(os.Args[i], "dsn") {
@@ -144,6 +142,7 @@ func (f figures) MarshalJSON() ([]byte, error) {
 // cellResult is what a cell gave.
 type cellResult struct {
 	cell
+	Length  string            `json:"length"` // of a measurement
 	Results []contenderResult `json:"results"`
 }
 
@@ -265,7 +264,7 @@ func (rep *report) writeMarkdown(to *os.File) error {
 	for _, name := range slices.Sorted(keysOf(m.Modules)) {
 		fmt.Fprintf(&b, ", %s %s", name, m.Modules[name])
 	}
-	fmt.Fprintf(&b, ". %d rounds of %s each; it took %s. Client, server and the rest of the machine share the CPUs.\n\n", m.Rounds, m.Length, m.Took)
+	fmt.Fprintf(&b, ". %d rounds of %s each; it took %s. Client and server share the CPUs.\n\n", m.Rounds, rep.lengths(), m.Took)
 	fmt.Fprintf(&b, "![ratios to pgx](bench.svg)\n\n## Targets\n\n")
 	rep.writeTargets(&b, true)
 	b.WriteString("\n## All figures\n\nContenders: ")
@@ -297,6 +296,25 @@ func (rep *report) writeMarkdown(to *os.File) error {
 	}
 	_, err := io.WriteString(to, b.String())
 	return err
+}
+
+// lengths says how long the measurements were.
+func (rep *report) lengths() string {
+	var shortest, longest time.Duration
+	for _, c := range rep.Cells {
+		d, err := time.ParseDuration(c.Length)
+		if err != nil {
+			continue
+		}
+		if shortest == 0 || d < shortest {
+			shortest = d
+		}
+		longest = max(longest, d)
+	}
+	if shortest == longest {
+		return shortest.String()
+	}
+	return fmt.Sprintf("%s to %s", shortest, longest)
 }
 
 func keysOf(m map[string]string) func(func(string) bool) {
