@@ -355,7 +355,8 @@ func (rep *report) writeSVG(to *os.File) error {
 	c := &chart.Chart{
 		Title: "Operations per second, as a ratio to pgx's database/sql driver with 16 connections",
 		Notes: []string{
-			fmt.Sprintf("%s, %d CPUs (%s), %s, PostgreSQL %s. Medians of %d interleaved rounds; the bars are all rounds.", m.Date, m.CPUs, m.CPU, m.Go, m.PostgreSQL, m.Rounds),
+			fmt.Sprintf("%s, %d CPUs (%s), %s, PostgreSQL %s.", m.Date, m.CPUs, m.CPU, m.Go, m.PostgreSQL),
+			fmt.Sprintf("Points: medians of %d interleaved rounds; behind them: all rounds. The dashed line is pgx.", m.Rounds),
 			"generic, pipeline: flightpg's executors. no-op, parking: drivers without a server, as ceilings. singleflight: x/sync by hand.",
 		},
 	}
@@ -379,13 +380,13 @@ func (rep *report) writeSVG(to *os.File) error {
 			rest = append(rest, r)
 		}
 	}
-	const wide = 7 // places in a panel
+	const wide = 5 // places in a panel
 	for part := range slices.Chunk(rest, wide) {
 		if len(c.Panels) > 40 {
 			break // of the full plan: the table has them all
 		}
-		c.Panels = append(c.Panels, panel("others", "workload and goroutines", false, part, func(r *cellResult) string {
-			return strings.Replace(r.Workload, " ", "\n", 1) + "\n" + strconv.Itoa(r.Goroutines)
+		c.Panels = append(c.Panels, panel("other workloads", "", false, part, func(r *cellResult) string {
+			return strings.ReplaceAll(r.Workload, " ", "\n") + "\n" + strconv.Itoa(r.Goroutines)
 		}))
 	}
 	return c.Write(to)
@@ -402,6 +403,9 @@ func panel(title, x string, joined bool, cells []*cellResult, place func(*cellRe
 		}
 	}
 	for _, name := range contenderNames() {
+		if name == pgx16 {
+			continue // ×1
+		}
 		s := chart.Series{Name: name}
 		for i, c := range cells {
 			if r := c.result(name); r != nil && r.Error == "" && float64(r.Ratio) > 0 {

@@ -51,11 +51,11 @@ type Mark struct {
 const (
 	columns     = 2
 	panelWidth  = 480
-	panelHeight = 300
+	panelHeight = 310
 	left        = 52 // room within a panel
 	right       = 14
 	top         = 34
-	bottom      = 52
+	bottom      = 66
 	header      = 58
 	legendRow   = 18
 )
@@ -63,7 +63,9 @@ const (
 // palette has colours that can be told apart on white and on black.
 var palette = []string{"#2f81f7", "#e5632e", "#2da44e", "#b05cd6", "#c69026", "#13a8a8", "#d6409f", "#8a8f98", "#7a6ff0"}
 
-const style = `text{font:12px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#24292f}.t{font-size:14px;font-weight:600}.h{font-size:17px;font-weight:600}.s{font-size:11px;fill:#57606a}.g{stroke:#8c959f;stroke-opacity:.35}.one{stroke:#57606a;stroke-dasharray:5 3}.m{stroke:#24292f;stroke-width:2}@media(prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#9da7b3}.one{stroke:#9da7b3}.m{stroke:#e6edf3}}`
+// style has greys that can be read on white and on black, for what shows pictures
+// without knowing what is behind them, and better ones for what does.
+const style = `text{font:12px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#768390}.t{font-size:14px;font-weight:600}.h{font-size:17px;font-weight:600}.s{font-size:11px}.p{font-size:10px}.g{stroke:#8c959f;stroke-opacity:.35}.one{stroke:#768390;stroke-dasharray:5 3}.m{stroke:#768390;stroke-width:2.5}@media(prefers-color-scheme:light){text{fill:#32383f}.m{stroke:#24292f}}@media(prefers-color-scheme:dark){text{fill:#d1d9e0}.m{stroke:#e6edf3}}`
 
 // Write writes the picture.
 func (c *Chart) Write(to io.Writer) error {
@@ -134,10 +136,10 @@ func (p *Panel) write(b *strings.Builder, names []string) {
 	for i, name := range p.Places {
 		lines := strings.Split(name, "\n")
 		for j, line := range lines {
-			fmt.Fprintf(b, `<text class="s" x="%.1f" y="%d" text-anchor="middle">%s</text>`+"\n", x(i), panelHeight-bottom+16+12*j, escape(line))
+			fmt.Fprintf(b, `<text class="p" x="%.1f" y="%d" text-anchor="middle">%s</text>`+"\n", x(i), panelHeight-bottom+16+12*j, escape(line))
 		}
 	}
-	fmt.Fprintf(b, `<text class="s" x="%d" y="%d" text-anchor="middle">%s</text>`+"\n", (left+panelWidth-right)/2, panelHeight-8, escape(p.XLabel))
+	fmt.Fprintf(b, `<text class="s" x="%d" y="%d" text-anchor="middle">%s</text>`+"\n", (left+panelWidth-right)/2, panelHeight-10, escape(p.XLabel))
 
 	for i, s := range p.Series {
 		c := colour(slices.Index(names, s.Name))
