@@ -171,6 +171,9 @@ func TestLayers(t *testing.T) {
 			t.Errorf("%s, waiters: %v, %v", name, values, err)
 		}
 	}
+	if values, err := inProcess(t.Context(), "readers 100"); err != nil || len(values) != 2 || values[0] <= 0 {
+		t.Errorf("readers: %v, %v", values, err)
+	}
 	if _, allocs := tableCost(); allocs > 100 {
 		t.Errorf("the table allocates %v times", allocs)
 	}

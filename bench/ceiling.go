@@ -14,7 +14,8 @@ import (
 // readers wait until a common answer comes; a goroutine brings that to all who wait
 // as often as it is scheduled.
 type ceiling struct {
-	lot *lot // or nil
+	lot     *lot   // or nil
+	answers func() // called before each answer, or nil
 }
 
 // lot is where readers park.
@@ -122,6 +123,9 @@ func (cn *ceilingConn) QueryContext(ctx context.Context, _ string, args []driver
 		if err := cn.c.lot.park(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if cn.c.answers != nil {
+		cn.c.answers()
 	}
 	if len(args) == 1 {
 		return &ceilingRows{columns: rowColumns, left: 1}, nil

@@ -41,6 +41,8 @@ const (
 	layerDistinct400k = "distinct keys, 400,000 goroutines, calls/s"
 	layerWaiterKB     = "400,000 waiters on one flight, KB each"
 	layerWaiterLast   = "400,000 waiters on one flight, s until the last has returned"
+	layerReaderKB     = "400,000 readers of one row through the driver over a stub, KB each"
+	layerReaderLast   = "400,000 readers of one row through the driver over a stub, s until the last has returned"
 	layerLateness     = "a cancelled caller's lateness, p99 over a bare timer's, ms"
 	layerTableCost    = "flight table, a leader alone, µs over a call of the execution"
 	layerTableAllocs  = "flight table, a leader alone, allocations over a call of the execution"
@@ -88,21 +90,21 @@ func (b *bench) layers(ctx context.Context) error {
 		for turn := range tables {
 			name := tables[(round+turn)%len(tables)]
 			// In a process of its own: the runtime keeps goroutines for later.
-			for _, part := range []string{"distinct 256 4000", fmt.Sprint("distinct ", many400k, " 4"), fmt.Sprint("waiters ", many400k)} {
-				values, err := inProcess(ctx, part+" "+name)
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", part, name, err)
-				}
-				switch part {
-				case "distinct 256 4000":
-					b.rep.addLayer(layerDistinct256, name, values[0])
-				case fmt.Sprint("waiters ", many400k):
-					b.rep.addLayer(layerWaiterKB, name, values[0])
-					b.rep.addLayer(layerWaiterLast, name, values[1])
-				default:
-					b.rep.addLayer(layerDistinct400k, name, values[0])
+			for _, part := range []struct {
+				what  string
+				names []string
+			}{
+				{"distinct 256 2000", []string{layerDistinct256}},
+				{fmt.Sprint("distinct ", many400k, " 2"), []string{layerDistinct400k}},
+				{fmt.Sprint("waiters ", many400k), []string{layerWaiterKB, layerWaiterLast}},
+			} {
+				if err := b.inProcess(ctx, part.what+" "+name, name, part.names...); err != nil {
+					return err
 				}
 			}
+		}
+		if err := b.inProcess(ctx, fmt.Sprint("readers ", many400k), layerOurs, layerReaderKB, layerReaderLast); err != nil {
+			return err
 		}
 		cost, allocs := tableCost()
 		b.rep.addLayer(layerTableCost, layerOurs, cost)
@@ -133,7 +135,19 @@ func (b *bench) layers(ctx context.Context) error {
 // envLayer makes this program measure one part, and write its figures as JSON.
 const envLayer = "FLIGHTPG_BENCH_LAYER"
 
-// inProcess measures a part in a process of its own.
+// inProcess measures a part in a process of its own, and notes its figures under
+// their names.
+func (b *bench) inProcess(ctx context.Context, part, contender string, names ...string) error {
+	values, err := inProcess(ctx, part)
+	if err != nil {
+		return fmt.Errorf("%s: %w", part, err)
+	}
+	for i, name := range names {
+		b.rep.addLayer(name, contender, values[i])
+	}
+	return nil
+}
+
 func inProcess(ctx context.Context, part string) (values []float64, err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -172,7 +186,14 @@ func layered() bool {
 		}
 		values = []float64{distinct(newTable(name), n, each)}
 	case "waiters":
-		kb, last := waiters(newTable(f[2]), n)
+		t := newTable(f[2])
+		kb, last := waiters(n, func(run func()) func() { return t.caller(0, run) })
+		values = []float64{kb, last}
+	case "readers":
+		kb, last, err := readers(n)
+		if err != nil {
+			fail(err)
+		}
 		values = []float64{kb, last}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(values); err != nil {
@@ -286,9 +307,9 @@ func distinct(t table, n, calls int) float64 {
 
 // waiters lets n callers wait for one execution, and returns what each takes in
 // memory and how long it takes until the last has returned.
-func waiters(t table, n int) (kb, last float64) {
+func waiters(n int, caller func(run func()) func()) (kb, last float64) {
 	landing, running := make(chan struct{}), make(chan struct{})
-	lead := t.caller(0, func() { close(running); <-landing })
+	lead := caller(func() { close(running); <-landing })
 	var all sync.WaitGroup
 	all.Go(lead)
 	<-running
@@ -296,7 +317,7 @@ func waiters(t table, n int) (kb, last float64) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for range n {
-		all.Go(func() { t.caller(0, func() {})() })
+		all.Go(func() { caller(func() {})() })
 	}
 	for parked() < uint64(n) {
 		time.Sleep(time.Millisecond)
@@ -308,6 +329,37 @@ func waiters(t table, n int) (kb, last float64) {
 	close(landing)
 	all.Wait()
 	return kb, time.Since(began).Seconds()
+}
+
+// readers is waiters through database/sql and the whole driver, over a stub that
+// answers when it is told to.
+func readers(n int) (kb, last float64, err error) {
+	inner := &ceiling{}
+	c, err := flightpg.Wrap(inner, flightpg.Config{})
+	if err != nil {
+		return 0, 0, err
+	}
+	db := c.OpenDB()
+	defer db.Close()
+	var failure atomic.Pointer[error]
+	kb, last = waiters(n, func(run func()) func() {
+		if inner.answers == nil {
+			inner.answers = run // the first one's: the leader's
+		}
+		return func() {
+			var it item
+			if err := db.QueryRow(rowText, 42).Scan(&it.name, &it.n); err != nil {
+				failure.CompareAndSwap(nil, &err)
+			}
+		}
+	})
+	if err := failure.Load(); err != nil {
+		return 0, 0, *err
+	}
+	if s := c.Stats(); s.Flights != 1 || s.Joins != uint64(n) {
+		err = fmt.Errorf("%d flights and %d joins; want 1 and %d", s.Flights, s.Joins, n)
+	}
+	return kb, last, err
 }
 
 // parked returns how many goroutines wait for something.
