@@ -32,6 +32,7 @@ type Call struct {
 	desc     *Desc  // of this round; when describing, the one in the making
 	msg      []byte // Bind and Execute
 	solo     bool   // must run alone; set at each submission
+	tailed   bool   // it may be slow: the answers before it are to be sent; likewise, in a group
 
 	// Guarded by p.mu.
 	queue      *queue // that it is in, or nil
@@ -47,6 +48,7 @@ type Call struct {
 	losses  int  // connections lost
 	strays  int  // cancel requests of others that hit it
 	stales  int  // descriptions out of date
+	moved   bool // away from behind another that took long: never again
 
 	// Guarded by conn.cancelMu.
 	settled   bool          // its answer has ended on the server

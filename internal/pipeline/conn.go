@@ -30,11 +30,15 @@ type conn struct {
 	prepared preparedSet
 	closing  []string // prepared statements to close with the next write
 	group    []*Call
-	stmts    []*Stmt // of the group's calls, which are somebody else's once they are finished
-	head     int     // of group: the next whose answer comes
-	failed   bool    // something in the group has failed: its time says nothing
-	fresh    bool    // its one call has learned its description: the same
-	retired  bool    // to be closed instead of taking another group
+	stmts    []*Stmt       // of the group's calls, which are somebody else's once they are finished
+	head     int           // of group: the next whose answer comes
+	failed   bool          // something in the group has failed: its time says nothing
+	fresh    bool          // its one call has learned its description: the same
+	moved    bool          // calls behind one that took long are answered elsewhere, and here for nobody
+	wasted   time.Duration // that they had waited until then
+	late     int           // that one, in stmts
+	flushed  bool          // the server sends each answer when it is there, so that was the one indeed
+	retired  bool          // to be closed instead of taking another group
 	changed  [2]string
 	closed   bool
 
@@ -69,7 +73,11 @@ const (
 	answerPoked               // the driver's context has ended; it has the token still
 )
 
-var errPoked = errors.New("flightpg: the reader's context has ended")
+// What ends a Read of whoever has the token, which goes on with another.
+var (
+	errPoked = errors.New("flightpg: the reader's context has ended")
+	errLate  = errors.New("flightpg: others wait behind an answer that takes long")
+)
 
 // connect opens a connection and takes it over from pgx.
 func (p *Pool) connect() (*conn, error) {
@@ -141,6 +149,7 @@ func (k *conn) measure() error {
 
 var (
 	syncMessage      = []byte{'S', 0, 0, 0, 4}
+	flushMessage     = []byte{'H', 0, 0, 0, 4}
 	terminateMessage = []byte{'X', 0, 0, 0, 4}
 )
 
@@ -182,7 +191,7 @@ func (k *conn) sendOwn() bool {
 // send writes the group. It reports false if there is nothing to wait for: nobody
 // wanted any of it, or the connection is gone.
 func (k *conn) send() bool {
-	k.head, k.failed, k.fresh = 0, false, false
+	k.head, k.failed, k.fresh, k.moved, k.flushed = 0, false, false, false, true
 	kept := k.group[:0]
 	for _, c := range k.group {
 		if !c.read.Dispatch() {
@@ -214,8 +223,11 @@ func (k *conn) send() bool {
 	}
 	k.closing = k.closing[:0]
 	k.stmts = k.stmts[:0]
-	for _, c := range kept {
+	for i, c := range kept {
 		k.stmts = append(k.stmts, c.stmt)
+		if k.flushed = k.flushed && c.tailed; c.tailed && i > 0 {
+			out = append(out, flushMessage...)
+		}
 		c.parsing, c.parsed, c.begun, c.stale = false, false, false, false
 		prepare, evicted := k.prepared.use(c.desc)
 		if evicted != nil {
@@ -260,24 +272,37 @@ func (k *conn) closeStmt(out []byte, name string) []byte {
 }
 
 // Read reads from the network for the frontend. It is interrupted when the
-// reader's context ends; pgproto3 can go on from there, in the middle of a message
-// too.
+// reader's context ends, and when others wait behind an answer that takes long;
+// pgproto3 can go on from there, in the middle of a message too.
 func (k *conn) Read(b []byte) (int, error) {
 	ctx := k.reader
-	if ctx == nil || ctx.Done() == nil {
+	watched := ctx != nil && ctx.Done() != nil
+	others := len(k.group) > k.head+1
+	if !watched && !others {
 		k.setGlance(time.Time{})
 		return k.net.Read(b)
 	}
-	// Most answers come before it pays to watch the context. One that takes long
-	// meets the deadline first, and is watched from then on.
-	if k.glance.Before(k.began.Add(glanceTime / 2)) {
+	// Most answers come before it pays to look at anything. One that takes long
+	// meets the deadline first.
+	if d := k.glance.Sub(k.began); d < glanceTime/2 || d > 2*glanceTime {
 		k.setGlance(time.Now().Add(glanceTime))
 	}
 	if n, err := k.net.Read(b); n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, err
 	}
-	k.setGlance(time.Time{})
+	var late time.Time
+	if others {
+		late = time.Now().Add(k.p.late())
+	}
 	for {
+		k.setGlance(late)
+		if !watched {
+			n, err := k.net.Read(b)
+			if n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+				return n, err
+			}
+			return 0, errLate
+		}
 		k.poking.mu.Lock()
 		k.poking.armed = true
 		k.poking.mu.Unlock()
@@ -289,7 +314,7 @@ func (k *conn) Read(b []byte) (int, error) {
 		k.poking.mu.Lock()
 		k.poking.armed = false
 		if k.poking.done {
-			k.poking.done = false
+			k.poking.done, k.glance = false, time.Time{}
 			_ = k.net.SetReadDeadline(time.Time{})
 		}
 		k.poking.mu.Unlock()
@@ -298,6 +323,9 @@ func (k *conn) Read(b []byte) (int, error) {
 		}
 		if ctx.Err() != nil {
 			return 0, errPoked
+		}
+		if others && !time.Now().Before(late) {
+			return 0, errLate
 		}
 	}
 }
@@ -374,8 +402,12 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 	for {
 		msg, err := k.front.Receive()
 		if err != nil {
-			if err == errPoked {
+			switch err {
+			case errPoked:
 				return answerPoked
+			case errLate:
+				k.moveOn()
+				continue
 			}
 			return k.lost(c, err)
 		}
@@ -591,24 +623,65 @@ func (k *conn) fail(ctx context.Context, c *Call, err *pgconn.PgError) answer {
 	return end
 }
 
+// moveOn lets the calls behind the head, whose answer takes long, be answered
+// elsewhere. What they have sent here is executed all the same, when the head is
+// done, and its answers are thrown away; so there is a limit to that.
+func (k *conn) moveOn() {
+	p := k.p
+	rest := append([]*Call(nil), k.group[k.head+1:]...)
+	p.mu.Lock()
+	took := time.Since(k.began)
+	ok := p.spare >= moveCost*len(rest)
+	if ok {
+		p.spare -= moveCost * len(rest)
+		p.stuckLocked(k)
+	}
+	p.mu.Unlock()
+	if !ok {
+		return
+	}
+	k.moved, k.wasted, k.late = true, took, k.head
+	k.cancelMu.Lock()
+	for _, c := range rest {
+		c.settled = true
+	}
+	k.cancelMu.Unlock()
+	for _, c := range rest {
+		c.moved = true
+		if c.parsing { // nobody hears whether it succeeds
+			k.prepared.remove(c.desc)
+			k.closing = append(k.closing, c.desc.name)
+		}
+	}
+	k.group = k.group[:k.head+1]
+	p.stats.moved.Add(uint64(len(rest)))
+	p.requeue(rest, nil)
+}
+
 // finishGroup reads up to ReadyForQuery and frees the connection. The caller's
 // call has ended, and nobody waits for this: when ctx ends, a goroutine goes on.
 func (k *conn) finishGroup(ctx context.Context) {
+	if k.moved { // there is more to read than nothing
+		go k.drain()
+		return
+	}
 	switch err := k.ready(); {
 	case err == errPoked:
-		go func() {
-			k.reader = nil
-			if err := k.ready(); err != nil {
-				k.abort()
-				return
-			}
-			k.free()
-		}()
+		go k.drain()
 	case err != nil:
 		k.abort()
 	default:
 		k.free()
 	}
+}
+
+func (k *conn) drain() {
+	k.reader = nil
+	if err := k.ready(); err != nil {
+		k.abort()
+		return
+	}
+	k.free()
 }
 
 // ready reads up to ReadyForQuery.
@@ -643,6 +716,9 @@ func (k *conn) free() {
 func (k *conn) learn() {
 	p := k.p
 	took := time.Since(k.began)
+	if k.moved {
+		took = k.wasted // the rest was nobody's loss
+	}
 	if k.changed[0] != "" {
 		p.stats.tainted.Add(1)
 		for _, st := range k.stmts {
@@ -657,24 +733,31 @@ func (k *conn) learn() {
 		return
 	}
 	other := false
-	if len(k.stmts) == 1 && !k.fresh {
+	if len(k.stmts) == 1 && !k.fresh && !k.moved {
 		other = k.stmts[0].sample(max(took-k.roundTrip, 0))
 	}
 	p.mu.Lock()
 	if other {
 		p.sortLocked()
 	}
-	usual := p.groupTime
+	usual := p.groupTime.typical
+	p.spare = min(p.spare+len(k.stmts), moveCost*maxSpare)
 	if k.lane == &p.fast {
-		// A statement that hangs must not make everything else look fast.
-		p.groupTime += (min(took, 2*p.lateLocked()) - p.groupTime) / 8
+		p.groupTime.learn(took)
 	}
 	p.mu.Unlock()
-	excess := max(took-k.roundTrip-4*usual, 0) / time.Duration(max(len(k.stmts), 1))
-	for _, st := range k.stmts {
-		st.exceeded(excess)
+	excess := max(took-k.roundTrip-4*usual, 0)
+	for i, st := range k.stmts {
+		switch {
+		case !k.moved || !k.flushed: // whichever it was
+			st.exceeded(excess / time.Duration(len(k.stmts)))
+		case i == k.late:
+			st.exceeded(excess)
+		default:
+			st.exceeded(0)
+		}
 	}
-	if len(k.stmts) > 1 && took > max(tailTime, 8*usual) {
+	if len(k.stmts) > 1 && !k.moved && took > max(tailTime, 8*usual) {
 		for _, st := range k.stmts {
 			st.stayAlone(probeRuns)
 		}

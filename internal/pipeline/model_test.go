@@ -79,12 +79,13 @@ type modelState struct {
 
 // modelFlaws are mistakes that the invariants must catch.
 type modelFlaws struct {
-	noParking    bool // the connection takes a new group although a request is on its way
-	dropsToken   bool // a leader that leaves while reading takes the token along
-	requeuesAll  bool // a call that nobody wants is queued again
-	tokenToLast  bool // the token is handed to the last call of the group
-	noRerun      bool // a stray cancellation is its call's outcome
-	forgetsQueue bool // who frees a connection does not look for what waits
+	noParking     bool // the connection takes a new group although a request is on its way
+	dropsToken    bool // a leader that leaves while reading takes the token along
+	requeuesAll   bool // a call that nobody wants is queued again
+	tokenToLast   bool // the token is handed to the last call of the group
+	noRerun       bool // a stray cancellation is its call's outcome
+	forgetsQueue  bool // who frees a connection does not look for what waits
+	movesAndStays bool // calls that move on stay in the group as well
 }
 
 type modelRun struct {
@@ -444,6 +445,20 @@ func (r *modelRun) reads(s modelState, i int8, name func(string) string, yield f
 		yield(name(what), false, n)
 	}
 	fail("fails", false)
+	if s.head+1 < size(s.group) { // the head takes long
+		n := s
+		rest := []int8{}
+		for k := int(s.head) + 1; k < modelCalls; k++ {
+			if j := s.group[k]; j >= 0 {
+				rest = append(rest, j)
+				if !r.flaws.movesAndStays {
+					n.group[k] = -1
+				}
+			}
+		}
+		r.requeue(&n, rest, i)
+		yield(name("takes long, those behind it move on"), false, n)
+	}
 	if s.hit {
 		ours := s.cancelled && c.strays < 2 && !c.abandoned && !r.flaws.noRerun
 		fail("is cancelled", ours)
@@ -511,12 +526,13 @@ func TestModel(t *testing.T) {
 		t.Errorf("%d states: the model does not get anywhere", len(r.seen))
 	}
 	for name, flaws := range map[string]modelFlaws{
-		"NoParking":    {noParking: true},
-		"DropsToken":   {dropsToken: true},
-		"RequeuesAll":  {requeuesAll: true},
-		"TokenToLast":  {tokenToLast: true},
-		"NoRerun":      {noRerun: true},
-		"ForgetsQueue": {forgetsQueue: true},
+		"NoParking":     {noParking: true},
+		"DropsToken":    {dropsToken: true},
+		"RequeuesAll":   {requeuesAll: true},
+		"TokenToLast":   {tokenToLast: true},
+		"NoRerun":       {noRerun: true},
+		"ForgetsQueue":  {forgetsQueue: true},
+		"MovesAndStays": {movesAndStays: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &modelRun{flaws: flaws}

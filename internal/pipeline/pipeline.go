@@ -39,6 +39,7 @@
 //	new → sent            a connection was free
 //	new, queued → finished   given up, or there is no connection to be had
 //	sent → queued         it was not executed (an earlier one of its group failed),
+//	                      it has waited for long behind one that takes its time,
 //	                      or must be executed again (connection lost, a cancel
 //	                      request that was meant for another)
 //	sent → new            its statement must be described again
@@ -80,7 +81,9 @@
 // their own; those that are slow now and then, failed lately or have large results
 // run alone too. The connections of the fast queue are few (a group is as good as
 // many connections, and cheaper). One whose answer does not come is not counted
-// any more after a moment, and another is opened in its place.
+// any more after a moment, and another is opened in its place; the calls behind that
+// answer do not wait for it either: they are sent again on another, and what they
+// have sent is executed for nobody. That is bounded, see moveCost.
 package pipeline
 
 import (
@@ -187,6 +190,7 @@ type Stats struct {
 	Groups   uint64 // writes that carried more than one call
 	Grouped  uint64 // calls in them
 	Skipped  uint64 // calls queued again because an earlier one of their group failed
+	Moved    uint64 // calls run again because an earlier one of their group took long
 	Strays   uint64 // calls run again because a cancel request hit them that was not meant for them
 	Stale    uint64 // calls run again because DDL had changed their statement
 	Lost     uint64 // calls run again because their connection was lost

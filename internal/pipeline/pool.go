@@ -30,7 +30,8 @@ type Pool struct {
 	dialing   int
 	fullUntil time.Time     // the server takes no more connections, as far as is known
 	roundTrip time.Duration // the least that was measured
-	groupTime time.Duration // that a fast group takes, on average
+	groupTime median        // that a fast group takes
+	spare     int           // how many calls may be executed once more than they must, times moveCost
 	ticking   bool
 	tickAt    time.Time
 	ticker    *time.Timer
@@ -41,7 +42,7 @@ type Pool struct {
 }
 
 type counters struct {
-	calls, groups, grouped, skipped, strays, stale, lost, handed, cancels, tainted, dials atomic.Uint64
+	calls, groups, grouped, skipped, moved, strays, stale, lost, handed, cancels, tainted, dials atomic.Uint64
 }
 
 // New makes a pool. It opens no connection.
@@ -113,13 +114,36 @@ const (
 // Times of the fast queue.
 const (
 	tickTime  = time.Millisecond     // how often those who wait are looked at
-	stuckTime = 3 * time.Millisecond // after which a connection's answer is awaited no more; at least
+	stuckTime = 2 * time.Millisecond // after which a connection's answer is awaited no more; at least
 	farAway   = 400 * time.Microsecond
 	// No connection is tried for a while after the server was full, or refused
 	// one for another reason, unless there is none.
 	fullTime    = time.Second
 	refusedTime = 50 * time.Millisecond
 )
+
+// Calls behind one that takes long may be executed again elsewhere, if that is no
+// more than one in moveCost of those that are executed. Where everything takes long
+// that helps nobody: it would only be more of it.
+const (
+	moveCost = 8
+	maxSpare = 64 // that are saved up
+)
+
+// median follows the median of what it learns: unlike an average it does not change
+// when one in ten takes a hundred times as long.
+type median struct{ typical time.Duration }
+
+func (m *median) learn(d time.Duration) {
+	switch {
+	case m.typical == 0: // the first may be one in a hundred
+		m.typical = min(max(d, 1), stuckTime/4)
+	case d > m.typical:
+		m.typical += max(m.typical/8, 1)
+	default:
+		m.typical -= m.typical / 9
+	}
+}
 
 // submit sends the call if a connection is free for it, else queues it. It reports
 // true if the caller has the connection's token.
@@ -139,7 +163,7 @@ func (p *Pool) submit(c *Call) bool {
 		k := p.free[len(p.free)-1]
 		p.free = p.free[:len(p.free)-1]
 		k.group = append(k.group[:0], c)
-		c.conn = k
+		c.conn, c.tailed = k, false
 		p.occupyLocked(k, lane)
 		k.sole = c.stmt
 		p.mu.Unlock()
@@ -195,10 +219,10 @@ func (p *Pool) takeLocked(k *conn) bool {
 			return true
 		}
 		bytes, passed := len(c.msg), 0
-		limit := c.stmt.mates(p.groupTime, p.cfg.Group)
+		limit := c.stmt.mates(p.groupTime.typical, p.cfg.Group)
 		for c = p.fast.first; c != nil && len(k.group) < limit && passed < lookahead; {
 			next := c.next
-			mates := c.stmt.mates(p.groupTime, p.cfg.Group)
+			mates := c.stmt.mates(p.groupTime.typical, p.cfg.Group)
 			if c.solo || bytes+len(c.msg) > groupBytes || mates <= len(k.group) {
 				passed++
 			} else {
@@ -219,7 +243,7 @@ func (p *Pool) takeLocked(k *conn) bool {
 
 func (p *Pool) addLocked(k *conn, c *Call) {
 	c.queue.remove(c)
-	c.conn = k
+	c.conn, c.tailed = k, !c.solo && c.stmt.tailed(p.groupTime.typical)
 	k.group = append(k.group, c)
 	k.sole = c.stmt
 	if len(k.group) > 1 {
@@ -456,7 +480,22 @@ func (p *Pool) tickLocked() {
 }
 
 // lateLocked returns after how much time an answer of the fast queue is late.
-func (p *Pool) lateLocked() time.Duration { return max(stuckTime+p.roundTrip, 4*p.groupTime) }
+func (p *Pool) lateLocked() time.Duration { return max(stuckTime+p.roundTrip, 4*p.groupTime.typical) }
+
+// late is lateLocked for those who wait behind an answer.
+func (p *Pool) late() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lateLocked()
+}
+
+// stuckLocked counts a connection no more whose answer does not come.
+func (p *Pool) stuckLocked(k *conn) {
+	if k.lane == &p.fast && !k.stuck {
+		k.stuck = true
+		p.fastConns--
+	}
+}
 
 // tick counts connections no more whose answers do not come, so that others take
 // their place, and learns from unknown statements on them.
@@ -475,10 +514,9 @@ func (p *Pool) tick() {
 		if k.lane != &p.fast || k.stuck || now.Sub(k.began) < late {
 			continue
 		}
-		k.stuck = true
-		p.fastConns--
+		p.stuckLocked(k)
 		if st := k.sole; st != nil && !st.known.Load() {
-			other = st.sample(now.Sub(k.began)) || other
+			other = st.sample(max(now.Sub(k.began), slowFloor+1)) || other // at least
 		}
 	}
 	if other {
@@ -510,7 +548,7 @@ func (p *Pool) laneOf(c *Call) *queue {
 		c.solo = true
 		return &p.slow
 	}
-	c.solo = c.describe || c.stmt.solo() || len(c.msg) > groupBytes
+	c.solo = c.describe || c.moved || c.stmt.solo() || len(c.msg) > groupBytes
 	return &p.fast
 }
 
@@ -602,7 +640,7 @@ func (p *Pool) Elsewhere() bool { return p.elsewhere.Load() }
 func (p *Pool) Stats() Stats {
 	c := &p.stats
 	s := Stats{
-		Calls: c.calls.Load(), Groups: c.groups.Load(), Grouped: c.grouped.Load(), Skipped: c.skipped.Load(),
+		Calls: c.calls.Load(), Groups: c.groups.Load(), Grouped: c.grouped.Load(), Skipped: c.skipped.Load(), Moved: c.moved.Load(),
 		Strays: c.strays.Load(), Stale: c.stale.Load(), Lost: c.lost.Load(), Handed: c.handed.Load(),
 		Cancels: c.cancels.Load(), Tainted: c.tainted.Load(), Dials: c.dials.Load(),
 	}

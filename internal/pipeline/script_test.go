@@ -22,6 +22,7 @@ import (
 //	echo           one row: its parameter
 //	rows N         N rows: the parameter, and the row's number
 //	sleep D        one row, after the time D; can be cancelled
+//	tailed         one row, after 20 µs, or 20 ms where the parameter is one in 50
 //	fail CODE      the error with that SQLSTATE, when executed
 //	die            the connection is closed, when executed
 //	taint NAME V   one row; the setting is reported changed
@@ -162,6 +163,10 @@ func (c *scripted) loop(b *pgproto3.Backend) error {
 			if err := b.Flush(); err != nil {
 				return err
 			}
+		case *pgproto3.Flush:
+			if err := b.Flush(); err != nil {
+				return err
+			}
 		case *pgproto3.Sync:
 			skip = false
 			if len(group) > 0 {
@@ -268,8 +273,14 @@ func (c *scripted) execute(b *pgproto3.Backend, text, param string) (code string
 				}
 			}
 		}
-	case "sleep", "maybe":
+	case "sleep", "maybe", "tailed":
 		d, _ := time.ParseDuration(rest)
+		if word == "tailed" {
+			d = 20 * time.Microsecond
+			if n, _ := strconv.Atoi(param); n%50 == 0 {
+				d = 20 * time.Millisecond
+			}
+		}
 		if word == "maybe" && !strings.HasSuffix(param, "7") {
 			d = 0
 		}

@@ -179,6 +179,13 @@ func (t *times) mates(usual time.Duration, limit int) int {
 	return int(max(1, min(int64(limit), 2*int64(usual)/excess)))
 }
 
+// tailed reports whether the statement is slow now and then, where a group usually
+// takes so long. The server keeps the answers of a group until it has all of them,
+// or many: those of fast calls would wait for a slow one behind them too. A call
+// that may be slow lets go of what comes before it, at the price of one more write
+// of the server.
+func (t *times) tailed(usual time.Duration) bool { return t.excess.Load() > int64(usual)/32 }
+
 // sample learns from an execution that had the connection to itself. d is without
 // the way to the server and back. It reports whether the statement belongs into
 // another queue from now on.
