@@ -71,6 +71,7 @@ func shortPlan() []*cell {
 	add("unique 1 row", timeout, direct, base, 1, 2, 4, 8)
 	add("unique 1 row", timeout, direct, with(base, others...), 16, 64, 256)
 	add("unique 1 row", timeout, delayed, with(base, pgx64), 16, 64, 256)
+	add("unique 1 row", timeout, delayed, []string{pgx16}, 1)
 	add("unique 1 row", timeout, undelayed, []string{pgx16}, 1, 16)
 	add("unique 100 rows", timeout, direct, base, 1, 16, 64)
 	add("unique 10000 rows", timeout, direct, with(base, pipelined1MB), 1, 16)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -29,6 +30,7 @@ type report struct {
 type meta struct {
 	Date       string            `json:"date"`
 	Took       string            `json:"took"`
+	Commit     string            `json:"commit"`
 	Go         string            `json:"go"`
 	PostgreSQL string            `json:"postgresql"`
 	Modules    map[string]string `json:"modules"`
@@ -43,6 +45,7 @@ type meta struct {
 func newMeta(o *options) meta {
 	m := meta{
 		Date:       time.Now().UTC().Format("2006-01-02 15:04 UTC"),
+		Commit:     commit(),
 		Go:         runtime.Version(),
 		Modules:    make(map[string]string),
 		OS:         runtime.GOOS + "/" + runtime.GOARCH,
@@ -65,6 +68,15 @@ func newMeta(o *options) meta {
 		}
 	}
 	return m
+}
+
+// commit says what was measured, as far as git is there and knows it.
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // cpuModel returns the processor's name, as far as the system tells it.
@@ -260,7 +272,7 @@ func (rep *report) writeMarkdown(to *os.File) error {
 	m := &rep.Meta
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Benchmarks\n\nWritten by `make bench`; [performance.md](../performance.md) says what the figures mean.\n\n")
-	fmt.Fprintf(&b, "%s, %s, %d CPUs (%s); %s, PostgreSQL %s", m.Date, m.OS, m.CPUs, m.CPU, m.Go, m.PostgreSQL)
+	fmt.Fprintf(&b, "Commit %s; %s, %s, %d CPUs (%s); %s, PostgreSQL %s", m.Commit, m.Date, m.OS, m.CPUs, m.CPU, m.Go, m.PostgreSQL)
 	for _, name := range slices.Sorted(keysOf(m.Modules)) {
 		fmt.Fprintf(&b, ", %s %s", name, m.Modules[name])
 	}
