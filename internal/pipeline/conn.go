@@ -36,8 +36,9 @@ type conn struct {
 	fresh    bool          // its one call has learned its description: the same
 	moved    bool          // calls behind one that took long are answered elsewhere, and here for nobody
 	wasted   time.Duration // that they had waited until then
-	late     int           // that one, in stmts
+	late     int           // the call of the group whose answer took more than a moment, or -1
 	flushed  bool          // the server sends each answer when it is there, so that was the one indeed
+	several  bool          // the group has several statements
 	retired  bool          // to be closed instead of taking another group
 	changed  [2]string
 	closed   bool
@@ -191,7 +192,8 @@ func (k *conn) sendOwn() bool {
 // send writes the group. It reports false if there is nothing to wait for: nobody
 // wanted any of it, or the connection is gone.
 func (k *conn) send() bool {
-	k.head, k.failed, k.fresh, k.moved, k.flushed = 0, false, false, false, true
+	k.head, k.failed, k.fresh, k.moved = 0, false, false, false
+	k.flushed, k.several, k.late = true, false, -1
 	kept := k.group[:0]
 	for _, c := range k.group {
 		if !c.read.Dispatch() {
@@ -225,6 +227,7 @@ func (k *conn) send() bool {
 	k.stmts = k.stmts[:0]
 	for i, c := range kept {
 		k.stmts = append(k.stmts, c.stmt)
+		k.several = k.several || c.stmt != k.stmts[0]
 		if k.flushed = k.flushed && c.tailed; c.tailed && i > 0 {
 			out = append(out, flushMessage...)
 		}
@@ -290,6 +293,7 @@ func (k *conn) Read(b []byte) (int, error) {
 	if n, err := k.net.Read(b); n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, err
 	}
+	k.late = k.head
 	var late time.Time
 	if others {
 		late = time.Now().Add(k.p.late())
@@ -640,7 +644,7 @@ func (k *conn) moveOn() {
 	if !ok {
 		return
 	}
-	k.moved, k.wasted, k.late = true, took, k.head
+	k.moved, k.wasted = true, took
 	k.cancelMu.Lock()
 	for _, c := range rest {
 		c.settled = true
@@ -716,9 +720,6 @@ func (k *conn) free() {
 func (k *conn) learn() {
 	p := k.p
 	took := time.Since(k.began)
-	if k.moved {
-		took = k.wasted // the rest was nobody's loss
-	}
 	if k.changed[0] != "" {
 		p.stats.tainted.Add(1)
 		for _, st := range k.stmts {
@@ -732,30 +733,45 @@ func (k *conn) learn() {
 	if k.failed {
 		return
 	}
+	own := took
+	if k.moved {
+		took = k.wasted // the rest was nobody's loss
+	}
 	other := false
 	if len(k.stmts) == 1 && !k.fresh && !k.moved {
 		other = k.stmts[0].sample(max(took-k.roundTrip, 0))
 	}
 	p.mu.Lock()
-	if other {
-		p.sortLocked()
-	}
 	usual := p.groupTime.typical
 	p.spare = min(p.spare+len(k.stmts), moveCost*maxSpare)
-	if k.lane == &p.fast {
+	if k.lane != nil && k.lane != &p.slow {
 		p.groupTime.learn(took)
 	}
 	p.mu.Unlock()
-	excess := max(took-k.roundTrip-4*usual, 0)
+	n := time.Duration(len(k.stmts))
+	longer := func(d time.Duration) time.Duration { return max(d-k.roundTrip-4*usual, 0) }
 	for i, st := range k.stmts {
+		changed := false
 		switch {
-		case !k.moved || !k.flushed: // whichever it was
-			st.exceeded(excess / time.Duration(len(k.stmts)))
-		case i == k.late:
-			st.exceeded(excess)
+		case n > 1 && !k.flushed && k.several: // whichever it was
+			changed = st.exceeded(0, longer(took)/n, usual)
+			if k.late >= 0 && longer(own) > 0 {
+				st.suspect.Store(suspectRuns)
+			}
+		case n > 1 && !k.flushed:
+			changed = st.exceeded(longer(own)/n, longer(took)/n, usual)
+		case n == 1 || i == k.late:
+			changed = st.exceeded(longer(own), longer(took), usual)
 		default:
-			st.exceeded(0)
+			changed = st.exceeded(0, 0, usual)
 		}
+		other = other || changed
+	}
+	if other {
+		p.mu.Lock()
+		p.sortLocked()
+		p.serveLocked()
+		p.mu.Unlock()
 	}
 	if len(k.stmts) > 1 && !k.moved && took > max(tailTime, 8*usual) {
 		for _, st := range k.stmts {

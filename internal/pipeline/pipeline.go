@@ -78,8 +78,8 @@
 //
 // A statement that is slow must not be waited for by others. Times are learned per
 // statement: slow ones have a queue of their own, run alone and get connections of
-// their own; those that are slow now and then, failed lately or have large results
-// run alone too. The connections of the fast queue are few (a group is as good as
+// their own; those that failed lately or have large results run alone too. Those
+// that are slow now and then have a third queue, which more connections serve. The connections of the fast queue are few (a group is as good as
 // many connections, and cheaper). One whose answer does not come is not counted
 // any more after a moment, and another is opened in its place; the calls behind that
 // answer do not wait for it either: they are sent again on another, and what they

@@ -20,23 +20,25 @@ type Pool struct {
 
 	mu sync.Mutex // guards what follows, and what says so in Call and conn; no I/O and nothing of a Read's while it is held
 
-	closed    bool
-	conns     map[*conn]struct{} // all that are open
-	free      []*conn            // the last one was used last
-	fast      queue
-	slow      queue
-	fastConns int // busy with calls of the fast queue, and not stuck
-	slowConns int // busy otherwise, stuck ones not included
-	dialing   int
-	fullUntil time.Time     // the server takes no more connections, as far as is known
-	roundTrip time.Duration // the least that was measured
-	groupTime median        // that a fast group takes
-	spare     int           // how many calls may be executed once more than they must, times moveCost
-	ticking   bool
-	tickAt    time.Time
-	ticker    *time.Timer
-	aging     bool
-	ager      *time.Timer
+	closed     bool
+	conns      map[*conn]struct{} // all that are open
+	free       []*conn            // the last one was used last
+	fast       queue
+	mixed      queue // of statements that are slow now and then
+	slow       queue
+	fastConns  int // busy with calls of the fast queue, and not stuck
+	mixedConns int // likewise of the mixed queue
+	slowConns  int // busy otherwise, stuck ones not included
+	dialing    int
+	fullUntil  time.Time     // the server takes no more connections, as far as is known
+	roundTrip  time.Duration // the least that was measured
+	groupTime  median        // that a fast group takes
+	spare      int           // how many calls may be executed once more than they must, times moveCost
+	ticking    bool
+	tickAt     time.Time
+	ticker     *time.Timer
+	aging      bool
+	ager       *time.Timer
 
 	stats counters
 }
@@ -184,11 +186,18 @@ func (p *Pool) submit(c *Call) bool {
 
 // mayServeLocked reports whether one more connection may serve a queue.
 func (p *Pool) mayServeLocked(lane *queue) bool {
-	if lane == &p.fast {
+	switch {
+	case lane == &p.fast:
 		return p.fastConns < p.widthLocked()
+	case p.cfg.Max > 0 && p.slowConns+p.mixedConns >= p.cfg.Max-1:
+		return false // one is for fast calls
 	}
-	return p.cfg.Max == 0 || p.slowConns < p.cfg.Max-1
+	return lane == &p.slow || p.mixedConns < p.mixedWidthLocked()
 }
+
+// mixedWidthLocked is widthLocked for the mixed queue. Each slow call keeps a
+// connection until it is late, and fast ones shall not wait for that.
+func (p *Pool) mixedWidthLocked() int { return 4 * p.widthLocked() }
 
 // widthLocked is how many connections serve the fast queue: few, unless what they
 // wait for is the network.
@@ -212,26 +221,10 @@ func (p *Pool) takeLocked(k *conn) bool {
 	k.group = k.group[:0]
 	switch {
 	case p.fast.n > 0 && p.mayServeLocked(&p.fast):
-		p.occupyLocked(k, &p.fast)
-		c := p.fast.first
-		p.addLocked(k, c)
-		if c.solo || !k.link.Grouped {
-			return true
-		}
-		bytes, passed := len(c.msg), 0
-		limit := c.stmt.mates(p.groupTime.typical, p.cfg.Group)
-		for c = p.fast.first; c != nil && len(k.group) < limit && passed < lookahead; {
-			next := c.next
-			mates := c.stmt.mates(p.groupTime.typical, p.cfg.Group)
-			if c.solo || bytes+len(c.msg) > groupBytes || mates <= len(k.group) {
-				passed++
-			} else {
-				limit = min(limit, mates)
-				bytes += len(c.msg)
-				p.addLocked(k, c)
-			}
-			c = next
-		}
+		p.groupLocked(k, &p.fast)
+		return true
+	case p.mixed.n > 0 && p.mayServeLocked(&p.mixed):
+		p.groupLocked(k, &p.mixed)
 		return true
 	case p.slow.n > 0 && p.mayServeLocked(&p.slow):
 		p.occupyLocked(k, &p.slow)
@@ -241,9 +234,33 @@ func (p *Pool) takeLocked(k *conn) bool {
 	return false
 }
 
+// groupLocked makes a group of what is in a queue.
+func (p *Pool) groupLocked(k *conn, lane *queue) {
+	p.occupyLocked(k, lane)
+	c := lane.first
+	p.addLocked(k, c)
+	if c.solo || !k.link.Grouped {
+		return
+	}
+	bytes, passed := len(c.msg), 0
+	limit := c.stmt.mates(p.groupTime.typical, p.cfg.Group)
+	for c = lane.first; c != nil && len(k.group) < limit && passed < lookahead; {
+		next := c.next
+		mates := c.stmt.mates(p.groupTime.typical, p.cfg.Group)
+		if c.solo || bytes+len(c.msg) > groupBytes || mates <= len(k.group) {
+			passed++
+		} else {
+			limit = min(limit, mates)
+			bytes += len(c.msg)
+			p.addLocked(k, c)
+		}
+		c = next
+	}
+}
+
 func (p *Pool) addLocked(k *conn, c *Call) {
 	c.queue.remove(c)
-	c.conn, c.tailed = k, !c.solo && c.stmt.tailed(p.groupTime.typical)
+	c.conn, c.tailed = k, !c.solo && c.stmt.suspected()
 	k.group = append(k.group, c)
 	k.sole = c.stmt
 	if len(k.group) > 1 {
@@ -254,21 +271,24 @@ func (p *Pool) addLocked(k *conn, c *Call) {
 // occupyLocked counts a connection as busy.
 func (p *Pool) occupyLocked(k *conn, lane *queue) {
 	k.lane, k.stuck, k.began = lane, false, time.Now()
-	if lane == &p.fast {
-		p.fastConns++
-	} else {
-		p.slowConns++
+	*p.busyLocked(lane)++
+}
+
+// busyLocked returns the count of the connections that serve a queue.
+func (p *Pool) busyLocked(lane *queue) *int {
+	switch lane {
+	case &p.fast:
+		return &p.fastConns
+	case &p.mixed:
+		return &p.mixedConns
 	}
+	return &p.slowConns
 }
 
 // vacateLocked undoes occupyLocked.
 func (p *Pool) vacateLocked(k *conn) {
 	if k.lane != nil && !k.stuck {
-		if k.lane == &p.fast {
-			p.fastConns--
-		} else {
-			p.slowConns--
-		}
+		*p.busyLocked(k.lane)--
 	}
 	k.lane = nil
 }
@@ -384,6 +404,9 @@ func (p *Pool) growLocked() {
 		}
 		want += more
 	}
+	if p.mixed.n > 0 {
+		want += min(p.mixed.n, max(p.mixedWidthLocked()-p.mixedConns, 0))
+	}
 	const atOnce = 8 // a server forks for each
 	for p.dialing < min(want-len(p.free), atOnce) && (p.cfg.Max == 0 || len(p.conns)+p.dialing < p.cfg.Max) {
 		if !p.fullUntil.IsZero() && time.Now().Before(p.fullUntil) {
@@ -459,8 +482,10 @@ func (p *Pool) refusedLocked(err error) {
 	for alone && p.slow.n > 0 {
 		fail(p.slow.first)
 	}
-	for (alone || !full && p.fastConns == 0 && p.dialing == 0) && p.fast.n > 0 {
-		fail(p.fast.first)
+	for _, lane := range []*queue{&p.fast, &p.mixed} {
+		for (alone || !full && *p.busyLocked(lane) == 0 && p.dialing == 0) && lane.n > 0 {
+			fail(lane.first)
+		}
 	}
 	p.growLocked()
 	p.tickLocked()
@@ -468,7 +493,7 @@ func (p *Pool) refusedLocked(err error) {
 
 // tickLocked makes somebody look after what waits.
 func (p *Pool) tickLocked() {
-	if p.ticking || p.closed || p.fast.n+p.slow.n == 0 {
+	if p.ticking || p.closed || p.fast.n+p.mixed.n+p.slow.n == 0 {
 		return
 	}
 	p.ticking, p.tickAt = true, time.Now().Add(tickTime)
@@ -491,9 +516,9 @@ func (p *Pool) late() time.Duration {
 
 // stuckLocked counts a connection no more whose answer does not come.
 func (p *Pool) stuckLocked(k *conn) {
-	if k.lane == &p.fast && !k.stuck {
+	if k.lane != nil && k.lane != &p.slow && !k.stuck {
 		k.stuck = true
-		p.fastConns--
+		*p.busyLocked(k.lane)--
 	}
 }
 
@@ -511,7 +536,7 @@ func (p *Pool) tick() {
 	late := p.lateLocked() + 4*max(now.Sub(p.tickAt), 0)
 	other := false
 	for k := range p.conns {
-		if k.lane != &p.fast || k.stuck || now.Sub(k.began) < late {
+		if k.lane == nil || k.lane == &p.slow || k.stuck || now.Sub(k.began) < late {
 			continue
 		}
 		p.stuckLocked(k)
@@ -530,7 +555,7 @@ func (p *Pool) tick() {
 // sortLocked puts each call into the queue that it belongs in, by what is known of
 // its statement now.
 func (p *Pool) sortLocked() {
-	for _, from := range []*queue{&p.fast, &p.slow} {
+	for _, from := range []*queue{&p.fast, &p.mixed, &p.slow} {
 		for c := from.first; c != nil; {
 			next := c.next
 			if to := p.laneOf(c); to != from {
@@ -549,6 +574,9 @@ func (p *Pool) laneOf(c *Call) *queue {
 		return &p.slow
 	}
 	c.solo = c.describe || c.moved || c.stmt.solo() || len(c.msg) > groupBytes
+	if c.stmt.tailed.Load() && !c.describe {
+		return &p.mixed
+	}
 	return &p.fast
 }
 
@@ -615,7 +643,7 @@ func (p *Pool) Close() {
 	}
 	p.closed = true
 	old := p.takeFreeLocked(len(p.free))
-	for _, q := range []*queue{&p.fast, &p.slow} {
+	for _, q := range []*queue{&p.fast, &p.mixed, &p.slow} {
 		for q.n > 0 {
 			c := q.first
 			q.remove(c)
@@ -646,6 +674,6 @@ func (p *Pool) Stats() Stats {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.Open, s.Idle, s.Queued, s.FastBusy = len(p.conns), len(p.free), p.fast.n+p.slow.n, p.fastConns
+	s.Open, s.Idle, s.Queued, s.FastBusy = len(p.conns), len(p.free), p.fast.n+p.mixed.n+p.slow.n, p.fastConns+p.mixedConns
 	return s
 }

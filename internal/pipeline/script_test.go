@@ -23,6 +23,7 @@ import (
 //	rows N         N rows: the parameter, and the row's number
 //	sleep D        one row, after the time D; can be cancelled
 //	tailed         one row, after 20 µs, or 20 ms where the parameter is one in 50
+//	failing CODE   one row, or the error where the parameter ends in 3
 //	fail CODE      the error with that SQLSTATE, when executed
 //	die            the connection is closed, when executed
 //	taint NAME V   one row; the setting is reported changed
@@ -294,6 +295,11 @@ func (c *scripted) execute(b *pgproto3.Backend, text, param string) (code string
 		row(param)
 	case "fail":
 		return rest, nil
+	case "failing":
+		if strings.HasSuffix(param, "3") {
+			return rest, nil
+		}
+		row(param)
 	case "die":
 		return "", errDie
 	case "dieonce":

@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -50,8 +51,8 @@ func atRest(t *testing.T, p *testPool) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.slowConns != 0 || p.dialing != 0 {
-		t.Errorf("at rest: %d connections count as slow, %d as being opened", p.slowConns, p.dialing)
+	if p.slowConns != 0 || p.mixedConns != 0 || p.dialing != 0 {
+		t.Errorf("at rest: %d connections count as slow, %d as mixed, %d as being opened", p.slowConns, p.mixedConns, p.dialing)
 	}
 	for k := range p.conns {
 		if k.cancels != 0 || k.parked || k.lane != nil {
@@ -675,7 +676,7 @@ func simulate(t *testing.T, rng *rand.Rand, name string) Stats {
 	}
 	s.delay = time.Duration(rng.IntN(4)) * time.Millisecond
 	p := &testPool{Pool: New(cfg)}
-	texts := []string{"echo", "echo", "echo", "rows 5", "sleep 1ms", "sleep 4ms", "maybe 30ms", "maybe 30ms", "fail 22012", "dieonce", "cached 1", "taint TimeZone Mars", "sleep 10m0s"}
+	texts := []string{"echo", "echo", "echo", "rows 5", "sleep 1ms", "sleep 4ms", "maybe 30ms", "maybe 30ms", "failing 22012", "failing 22012", "fail 22012", "dieonce", "cached 1", "taint TimeZone Mars", "sleep 10m0s"}
 	var wg sync.WaitGroup
 	callers := 2 + rng.IntN(24)
 	for i := range callers {
@@ -757,6 +758,15 @@ func check(t *testing.T, name, text, arg string, r *reading, c *Call, stays cont
 	case "fail 22012":
 		if code(err) == "22012" {
 			return
+		}
+	case "failing 22012":
+		if strings.HasSuffix(arg, "3") {
+			if err == nil {
+				t.Errorf("%s: %s %s = %q; want an error", name, text, arg, r)
+			}
+			if code(err) == "22012" {
+				return
+			}
 		}
 	}
 	switch {

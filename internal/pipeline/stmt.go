@@ -127,14 +127,16 @@ func (s *Stmt) Elsewhere() bool {
 
 // Times that decide about lanes.
 const (
-	slowFloor  = 2 * time.Millisecond // a statement that never takes less is slow
-	tailTime   = 5 * time.Millisecond // a group that takes longer is looked into
-	tailMemory = 256                  // executions over which the excess is averaged
-	failMemory = 16                   // executions for which a statement that failed runs alone
-	probeRuns  = 4                    // the same for one of a group that took too long
-	bigMemory  = 64                   // the same for one with a large result
-	bigResult  = 64 << 10             // bytes
-	windowRuns = 16                   // executions after which an old minimum is forgotten
+	slowFloor   = 2 * time.Millisecond  // a statement that never takes less is slow
+	tailTime    = 5 * time.Millisecond  // a group that takes longer is looked into
+	tailMemory  = 256                   // executions over which the excess is averaged
+	tailFloor   = 50 * time.Microsecond // on average: less is no tail
+	failMemory  = 16                    // executions for which a statement that failed runs alone
+	probeRuns   = 4                     // the same for one of a group that took too long
+	suspectRuns = 64                    // executions that show whether a statement is the slow one of a group of several
+	bigMemory   = 64                    // the same for one with a large result
+	bigResult   = 64 << 10              // bytes
+	windowRuns  = 16                    // executions after which an old minimum is forgotten
 )
 
 // times is what is learned about how long a statement takes, and what else keeps
@@ -155,16 +157,59 @@ type times struct {
 	// statement costs those that travel with it, in nanoseconds. A mean would
 	// hide a tail. Written under lmu.
 	excess atomic.Int64
+	// tail is the same of the statement's own time, whoever waits for that, and
+	// tailed says that it is no small thing.
+	tail     atomic.Int64
+	tailed   atomic.Bool
+	tailSeen time.Time
+
+	suspect atomic.Int32 // executions for which it may be the one that was slow
 }
 
-// exceeded learns from an execution that took so much longer than usual, or
-// nothing.
-func (t *times) exceeded(d time.Duration) {
+// exceeded learns from an execution that took so much longer than usual, or nothing,
+// itself and for others, where a group usually takes so long. It reports whether the
+// statement belongs into another queue from now on.
+//
+// A statement that is slow now and then is told from one that is not: the server
+// keeps the answers of a group until it has all of them, or many, so those of fast
+// calls would wait for a slow one behind them too. A call that may be slow lets go
+// of what comes before it, at the price of one more write of the server.
+func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
 	t.lmu.Lock()
 	defer t.lmu.Unlock()
 	t.seen = min(t.seen+1, tailMemory)
-	have := t.excess.Load()
-	t.excess.Store(have + (int64(d)-have)/t.seen)
+	average := func(of *atomic.Int64, d time.Duration) int64 {
+		have := of.Load()
+		have += (int64(d) - have) / t.seen
+		of.Store(have)
+		return have
+	}
+	average(&t.excess, others)
+	own = max(own-4*max(t.floor-usual, 0), 0) // one that never takes less has no tail
+	tail, was := average(&t.tail, own), t.tailed.Load()
+	is := tail > int64(max(usual/2, tailFloor))
+	switch {
+	case is && own > 0:
+		t.tailSeen = time.Now()
+	case was && !is:
+		// Hundreds of fast ones can come and go while the next slow one runs.
+		is = time.Since(t.tailSeen) < tailPatience
+	}
+	t.tailed.Store(is)
+	return was != is
+}
+
+// tailPatience is for how long a statement that was slow is expected to be so again.
+const tailPatience = time.Second
+
+// suspected reports whether a call of the statement may be a slow one, and counts
+// down.
+func (t *times) suspected() bool {
+	n := t.suspect.Load()
+	if n > 0 {
+		t.suspect.CompareAndSwap(n, n-1) // losing a race costs one more
+	}
+	return n > 0 || t.tailed.Load()
 }
 
 // mates returns how many calls may travel with one of the statement, itself
@@ -178,13 +223,6 @@ func (t *times) mates(usual time.Duration, limit int) int {
 	}
 	return int(max(1, min(int64(limit), 2*int64(usual)/excess)))
 }
-
-// tailed reports whether the statement is slow now and then, where a group usually
-// takes so long. The server keeps the answers of a group until it has all of them,
-// or many: those of fast calls would wait for a slow one behind them too. A call
-// that may be slow lets go of what comes before it, at the price of one more write
-// of the server.
-func (t *times) tailed(usual time.Duration) bool { return t.excess.Load() > int64(usual)/32 }
 
 // sample learns from an execution that had the connection to itself. d is without
 // the way to the server and back. It reports whether the statement belongs into
