@@ -39,6 +39,9 @@ type conn struct {
 	late     int           // the call of the group whose answer took more than a moment, or -1
 	flushed  bool          // the server sends each answer when it is there, so that was the one indeed
 	several  bool          // the group has several statements
+	blind    bool          // its reader did not look how long an answer takes
+	missed   time.Time     // when the reader of that call saw that its answer takes more than a moment
+	answered time.Time     // when it was there, if others have moved on
 	retired  bool          // to be closed instead of taking another group
 	changed  [2]string
 	closed   bool
@@ -193,7 +196,7 @@ func (k *conn) sendOwn() bool {
 // wanted any of it, or the connection is gone.
 func (k *conn) send() bool {
 	k.head, k.failed, k.fresh, k.moved = 0, false, false, false
-	k.flushed, k.several, k.late = true, false, -1
+	k.flushed, k.several, k.late, k.blind = true, false, -1, false
 	kept := k.group[:0]
 	for _, c := range k.group {
 		if !c.read.Dispatch() {
@@ -282,6 +285,7 @@ func (k *conn) Read(b []byte) (int, error) {
 	watched := ctx != nil && ctx.Done() != nil
 	others := len(k.group) > k.head+1
 	if !watched && !others {
+		k.blind = k.blind || k.head < len(k.group)
 		k.setGlance(time.Time{})
 		return k.net.Read(b)
 	}
@@ -293,10 +297,10 @@ func (k *conn) Read(b []byte) (int, error) {
 	if n, err := k.net.Read(b); n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, err
 	}
-	k.late = k.head
+	k.late, k.missed = k.head, time.Now()
 	var late time.Time
 	if others {
-		late = time.Now().Add(k.p.late())
+		late = k.missed.Add(k.p.late())
 	}
 	for {
 		k.setGlance(late)
@@ -551,6 +555,9 @@ func (k *conn) settle(c *Call) {
 // pass gives the token away after an answer of the head.
 func (k *conn) pass(ctx context.Context, c *Call, end answer) answer {
 	k.settle(c)
+	if k.moved {
+		k.answered = time.Now()
+	}
 	if k.head++; k.head < len(k.group) {
 		k.group[k.head].wake <- struct{}{}
 		return end
@@ -733,7 +740,7 @@ func (k *conn) learn() {
 	if k.failed {
 		return
 	}
-	own := took
+	own := k.longest(took)
 	if k.moved {
 		took = k.wasted // the rest was nobody's loss
 	}
@@ -749,7 +756,7 @@ func (k *conn) learn() {
 	}
 	p.mu.Unlock()
 	n := time.Duration(len(k.stmts))
-	longer := func(d time.Duration) time.Duration { return max(d-k.roundTrip-4*usual, 0) }
+	longer := func(d time.Duration) time.Duration { return max(min(d, own)-k.roundTrip-4*usual, 0) }
 	for i, st := range k.stmts {
 		changed := false
 		switch {
@@ -778,6 +785,21 @@ func (k *conn) learn() {
 			st.stayAlone(probeRuns)
 		}
 	}
+}
+
+// longest returns how long one answer of a group took that took so long altogether:
+// from the moment that its reader saw that it was not there. If the reader has not
+// come to see that, it was this process that was late.
+func (k *conn) longest(took time.Duration) time.Duration {
+	switch {
+	case k.blind:
+		return took
+	case k.late < 0:
+		return 0
+	case k.moved:
+		return k.answered.Sub(k.missed) + glanceTime
+	}
+	return time.Since(k.missed) + glanceTime
 }
 
 // abort closes the connection and takes it out of the pool. The token ends with it.
