@@ -169,6 +169,7 @@ type contenderResult struct {
 	Low      number `json:"low"`
 	High     number `json:"high"`
 	RatioP99 number `json:"ratio_p99"`
+	RatioCPU number `json:"ratio_cpu"` // of client and server together, for an operation
 	Open     number `json:"backends"`
 
 	app string
@@ -204,6 +205,7 @@ func (c *cellResult) compare() {
 		r.Ratio = number(stats.Median(rates))
 		r.Low, r.High = number(stats.Quantile(rates, 0)), number(stats.Quantile(rates, 1))
 		r.RatioP99 = number(stats.Median(c.figure(ratioP99, r.Contender)))
+		r.RatioCPU = number(stats.Median(c.figure(ratioCPU, r.Contender)))
 		r.Open = number(r.Backends)
 	}
 }
@@ -217,9 +219,9 @@ func (c *cellResult) print(to io.Writer) {
 			fmt.Fprintln(to, "failed:", r.Error)
 			continue
 		}
-		fmt.Fprintf(to, "×%-6s [%s–%s] %9.0f/s  p50 %-8s p99 %-8s cpu %s + %s  allocs %s  conns %s",
+		fmt.Fprintf(to, "×%-6s [%s–%s] %9.0f/s  p50 %-8s p99 %-8s cpu ×%-5s %s + %s  allocs %s  conns %s",
 			short(float64(r.Ratio)), short(float64(r.Low)), short(float64(r.High)), r.median(rate), duration(r.median(p50)), duration(r.median(p99)),
-			duration(r.median(clientTime)), duration(r.median(serverTime)), short(r.median(allocations)), short(r.Backends))
+			short(float64(r.RatioCPU)), duration(r.median(clientTime)), duration(r.median(serverTime)), short(r.median(allocations)), short(r.Backends))
 		if v := r.median(slowRate); !math.IsNaN(v) {
 			fmt.Fprintf(to, "  slow side ×%s", short(stats.Median(c.figure(ratioSlowRate, r.Contender))))
 		}
@@ -286,17 +288,17 @@ func (rep *report) writeMarkdown(to *os.File) error {
 		}
 		fmt.Fprintf(&b, "**%s**: %s", contenders[i].name, contenders[i].about)
 	}
-	b.WriteString(".\n\n| workload | contender | rate × | rounds | rate /s | p50 | p99 | p99 × | client CPU | server CPU | allocations | connections |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString(".\n\n| workload | contender | rate × | rounds | rate /s | p50 | p99 | p99 × | CPU × | client CPU | server CPU | allocations | connections |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, c := range rep.Cells {
 		for i := range c.Results {
 			r := &c.Results[i]
 			if r.Error != "" {
-				fmt.Fprintf(&b, "| %s | %s | failed: %s ||||||||||\n", c.cell.String(), r.Contender, strings.ReplaceAll(r.Error, "|", "\\|"))
+				fmt.Fprintf(&b, "| %s | %s | failed: %s |||||||||||\n", c.cell.String(), r.Contender, strings.ReplaceAll(r.Error, "|", "\\|"))
 				continue
 			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s – %s | %.0f | %s | %s | %s | %s | %s | %s | %s |\n", c.cell.String(), r.Contender,
+			fmt.Fprintf(&b, "| %s | %s | %s | %s – %s | %.0f | %s | %s | %s | %s | %s | %s | %s | %s |\n", c.cell.String(), r.Contender,
 				short(float64(r.Ratio)), short(float64(r.Low)), short(float64(r.High)), r.median(rate), duration(r.median(p50)), duration(r.median(p99)),
-				short(float64(r.RatioP99)), duration(r.median(clientTime)), duration(r.median(serverTime)), short(r.median(allocations)), short(r.Backends))
+				short(float64(r.RatioP99)), short(float64(r.RatioCPU)), duration(r.median(clientTime)), duration(r.median(serverTime)), short(r.median(allocations)), short(r.Backends))
 		}
 	}
 	if len(rep.Layers) > 0 {

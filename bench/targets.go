@@ -24,6 +24,7 @@ const (
 	ratioRate     = "rate ×"
 	ratioP99      = "p99 ×"
 	ratioSlowRate = "slow rate ×"
+	ratioCPU      = "CPU ×"
 	ofParking     = "rate, of the parking ceiling"
 	p99Millis     = "p99, ms"
 	allocs        = "allocations"
@@ -180,6 +181,11 @@ func (c *cellResult) figure(name, contender string) []float64 {
 		return over(rate, pgx16)
 	case ratioP99:
 		return over(p99, pgx16)
+	case ratioCPU:
+		return over(func(f *figures) *float64 {
+			sum := f.ClientCPU + f.ServerCPU
+			return &sum
+		}, pgx16)
 	case ratioSlowRate:
 		return over(slowRate, pgx16)
 	case ofParking:
