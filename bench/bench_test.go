@@ -243,6 +243,14 @@ func TestJudge_Failed(t *testing.T) {
 	}
 }
 
+func TestMeta_Quiet(t *testing.T) {
+	for share, want := range map[float64]string{0.01: "1 %", 0.4: "not quiet: other processes took 40 %", math.NaN(): ""} {
+		if got := (&meta{Others: number(share)}).quiet(); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("of a share of %v it is said %q; want %q", share, got, want)
+		}
+	}
+}
+
 func TestNumber(t *testing.T) {
 	for v, want := range map[float64]string{0: "0", 1.5: "1.5", 123456.7: "123460", 0.000012345678: "0.000012346", math.Inf(1): "null"} {
 		if got, err := json.Marshal(number(v)); err != nil || string(got) != want {

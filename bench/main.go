@@ -137,7 +137,8 @@ func words(to *[]string) func(string) error {
 // run measures everything and writes the report.
 func run(ctx context.Context, o *options, cells []*cell) error {
 	rep := &report{Meta: newMeta(o)}
-	b := &bench{o: o, rep: rep, began: time.Now()}
+	b := &bench{o: o, rep: rep, began: time.Now(), family: familyTimes()}
+	b.all, b.busy = machineTimes()
 	if err := b.start(ctx); err != nil {
 		return err
 	}
@@ -157,6 +158,8 @@ func run(ctx context.Context, o *options, cells []*cell) error {
 		rep.Cells = append(rep.Cells, res)
 		res.print(os.Stdout)
 	}
+	b.stop() // so that the server is among the children that have ended
+	rep.Meta.Others = b.others()
 	rep.Meta.Took = time.Since(b.began).Round(time.Second).String()
 	rep.Targets = judge(rep)
 	if len(cells) > 1 || layers {

@@ -46,6 +46,8 @@ type bench struct {
 	stdins []*os.File
 
 	began          time.Time
+	all, busy      float64       // the machine's times then, and
+	family         float64       // this process's with its children's
 	planned, done  float64       // in measurements
 	took, measured time.Duration // by the cells so far; and by the measurements in them
 	hist           map[int][]stats.Histogram
@@ -73,6 +75,14 @@ func (b *bench) start(ctx context.Context) error {
 	return b.watch.QueryRowContext(ctx, "SHOW server_version").Scan(&b.rep.Meta.PostgreSQL)
 }
 
+// others returns the share of the machine's CPUs that was not this benchmark's, nor
+// idle: NaN if nobody knows.
+func (b *bench) others() number {
+	all, busy := machineTimes()
+	return number((busy - b.busy - (familyTimes() - b.family)) / (all - b.all)) // 0/0 where they are not known
+}
+
+// stop ends the server and the proxies. Only the first call does anything.
 func (b *bench) stop() {
 	if b.watch != nil {
 		_ = b.watch.Close()
@@ -81,6 +91,7 @@ func (b *bench) stop() {
 		_ = b.stdins[i].Close() // its sign to end
 		_ = l.Wait()
 	}
+	b.links = nil
 	if b.server != nil {
 		if err := b.server.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)

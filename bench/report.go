@@ -30,6 +30,7 @@ type report struct {
 type meta struct {
 	Date       string            `json:"date"`
 	Took       string            `json:"took"`
+	Others     number            `json:"others"` // the share of the CPUs that went to other processes
 	Commit     string            `json:"commit"`
 	Go         string            `json:"go"`
 	PostgreSQL string            `json:"postgresql"`
@@ -278,7 +279,7 @@ func (rep *report) writeMarkdown(to *os.File) error {
 	for _, name := range slices.Sorted(keysOf(m.Modules)) {
 		fmt.Fprintf(&b, ", %s %s", name, m.Modules[name])
 	}
-	fmt.Fprintf(&b, ". %d rounds of %s each; it took %s. Client and server share the CPUs.\n\n", m.Rounds, rep.lengths(), m.Took)
+	fmt.Fprintf(&b, ". %d rounds of %s each; it took %s. Client and server share the CPUs.%s\n\n", m.Rounds, rep.lengths(), m.Took, m.quiet())
 	fmt.Fprintf(&b, "![ratios to pgx](bench.svg)\n\n## Targets\n\n")
 	rep.writeTargets(&b, true)
 	b.WriteString("\n## All figures\n\nContenders: ")
@@ -311,6 +312,21 @@ func (rep *report) writeMarkdown(to *os.File) error {
 	_, err := io.WriteString(to, b.String())
 	return err
 }
+
+// quiet says what else went on.
+func (m *meta) quiet() string {
+	switch share := float64(m.Others) * 100; {
+	case math.IsNaN(share):
+		return ""
+	case share > busyMachine*100:
+		return fmt.Sprintf(" **The machine was not quiet: other processes took %.0f %% of its CPU time. The rates say little; CPU time, allocations and connections say more.**", share)
+	default:
+		return fmt.Sprintf(" Other processes took %.0f %% of the CPU time.", share)
+	}
+}
+
+// busyMachine is the share of the CPUs which others may have on a quiet machine.
+const busyMachine = 0.05
 
 // lengths says how long the measurements were.
 func (rep *report) lengths() string {
@@ -373,6 +389,9 @@ func (rep *report) writeSVG(to *os.File) error {
 			fmt.Sprintf("Points: medians of %d interleaved rounds; behind them: all rounds. The dashed line is pgx.", m.Rounds),
 			"generic, pipeline: flightpg's executors. no-op, parking: drivers without a server, as ceilings. singleflight: x/sync by hand.",
 		},
+	}
+	if quiet := strings.TrimSpace(strings.ReplaceAll(m.quiet(), "**", "")); quiet != "" {
+		c.Notes = append(c.Notes, quiet)
 	}
 	inPanels := make(map[*cellResult]bool)
 	for _, p := range panels {
