@@ -437,7 +437,7 @@ func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
 	f.s.mu.Unlock()
 	// A flight that is not cleared now may be so in a moment: Launch sees.
 	if cleared {
-		v, err, panicked, landed := f.inline(ctx, run)
+		v, panicked, err, landed := f.inline(ctx, run)
 		if panicked != nil {
 			panic(panicked)
 		}
@@ -453,7 +453,7 @@ func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
 // inline executes the flight in the leader's goroutine, and reports whether it
 // has landed, and its outcome then. As the leader is one of the waiters, nobody
 // else can be the last to leave.
-func (f *Flight[V]) inline(ctx context.Context, run Inline[V]) (v V, err error, panicked *PanicError, landed bool) { //nolint:revive // as Inline has it
+func (f *Flight[V]) inline(ctx context.Context, run Inline[V]) (v V, panicked *PanicError, err error, landed bool) { //nolint:revive // as Inline has it
 	err = ErrGoexit
 	returned, more := false, false
 	defer func() {
@@ -467,7 +467,7 @@ func (f *Flight[V]) inline(ctx context.Context, run Inline[V]) (v V, err error, 
 	}()
 	v, err, more = run.RunInline(ctx, f)
 	returned = true
-	return v, err, nil, !more
+	return v, nil, err, !more
 }
 
 // Dispatch marks the flight as dispatched: from now on its result is as old as

@@ -81,7 +81,7 @@ var mutants = []schedule.Mutant{
 	{
 		Name:  "LeadersDoNotWaitTheirTurn",
 		File:  "flight.go",
-		Edits: [][2]string{{"\tif cleared {\n\t\tv, err, p", "\t{\n\t\tv, err, p"}, {"\tcleared := f.cleared\n\tf.s.mu.Unlock()\n\t// A", "\tf.s.mu.Unlock()\n\t// A"}},
+		Edits: [][2]string{{"\tif cleared {\n\t\tv, p", "\t{\n\t\tv, p"}, {"\tcleared := f.cleared\n\tf.s.mu.Unlock()\n\t// A", "\tf.s.mu.Unlock()\n\t// A"}},
 		Want:  []string{atMostWidth},
 	},
 	{
