@@ -118,7 +118,7 @@ var mutants = []schedule.Mutant{
 		Name:  "FollowedFlightsAreUsedAgain",
 		File:  "flight.go",
 		Edits: [][2]string{{"&& done == nil && f.panic == nil", "&& f.panic == nil"}},
-		Want:  []string{tableIsRight},
+		Want:  []string{tableIsRight, noForeignError, sharesAddUp, everyCallReturns},
 	},
 	{
 		Name:  "SharesOfLeaversAreLost",
