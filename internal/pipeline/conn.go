@@ -885,8 +885,11 @@ func (k *conn) cancel(c *Call) {
 	}()
 }
 
-// kill closes the connection under a call that does not end. Its reader notices.
+// kill closes the connection under a call that does not end. Its reader notices, but
+// the server does not: if the query had not begun when it was cancelled, it would run
+// on for nobody. So it is cancelled once more.
 func (k *conn) kill(c *Call) {
+	k.cancel(c)
 	k.cancelMu.Lock()
 	defer k.cancelMu.Unlock()
 	if !c.settled {
