@@ -1025,6 +1025,16 @@ func TestStorm(t *testing.T) {
 	}
 }
 
+// atOnce is an execution that takes no time.
+type atOnce struct{ *script }
+
+func (r *atOnce) RunInline(_ context.Context, f *Flight[*box]) (*box, error, bool) { //nolint:revive // as Inline has it
+	f.Dispatch()
+	return r.box, nil, false
+}
+
+func (r *atOnce) Detach() {}
+
 func BenchmarkTable(b *testing.B) {
 	b.Run("unique", func(b *testing.B) {
 		table := newTable(Options{Width: 2})
@@ -1043,6 +1053,27 @@ func BenchmarkTable(b *testing.B) {
 				f, _ := table.Enter(Key{Text: "select", Args: args[:]}, Fenced)
 				f.Launch(context.Background(), r)
 				if _, err := f.Wait(context.Background()); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	})
+	b.Run("led", func(b *testing.B) { // what a leader that executes its flight itself pays
+		table := newTable(Options{Width: 2})
+		var id atomic.Uint64
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			var args [8]byte
+			n := id.Add(1) << 40
+			r := &atOnce{instant(1)}
+			r.box.shares.Store(1 << 60)
+			for pb.Next() {
+				n++
+				for i := range args {
+					args[i] = byte(n >> (8 * i))
+				}
+				f, _ := table.Enter(Key{Text: "select", Args: args[:]}, Fenced)
+				if _, err := f.Lead(context.Background(), r); err != nil {
 					b.Error(err)
 				}
 			}

@@ -47,3 +47,27 @@ func TestTable_GivesMemoryBack(t *testing.T) {
 	}
 	runtime.KeepAlive(table)
 }
+
+// TestFlight_LeadersAloneAllocateNothing: a flight that nobody joins takes no memory,
+// and its key none.
+func TestFlight_LeadersAloneAllocateNothing(t *testing.T) {
+	var epoch Epoch
+	table := New[*box](&epoch, Options{})
+	run := &inlined{script: newScript(0), leader: make(chan string, 1)}
+	close(run.finish)
+	key := []byte("arguments 0")
+	allocs := testing.AllocsPerRun(1000, func() {
+		key[len(key)-1]++
+		f, leader := table.Enter(Key{Text: "select", Args: key}, Fenced)
+		if !leader {
+			t.Fatal("a flight was there")
+		}
+		if _, err := f.Lead(context.Background(), run); err != nil {
+			t.Fatal(err)
+		}
+		<-run.leader
+	})
+	if allocs > 0 {
+		t.Errorf("a flight that nobody joins takes %v allocations; want none", allocs)
+	}
+}
