@@ -77,7 +77,8 @@ func TestLost_EachTime(t *testing.T) {
 		dials.Add(1)
 		conn, err := dial(ctx, network, addr)
 		return cuttingConn{conn, func(sent []byte) bool {
-			return broken.Load() && (bytes.Contains(sent, []byte("-- ping")) || bytes.Contains(sent, []byte("SELECT 4711")))
+			bound := bytes.HasPrefix(sent, []byte{'B'}) && bytes.Contains(sent, []byte("\x00flightpg_")) // the pipeline's statement has a name
+			return broken.Load() && (bytes.Contains(sent, []byte("-- ping")) || bytes.Contains(sent, []byte("SELECT 4711")) || bound)
 		}}, err
 	}
 	for _, guard := range []Guard{GuardSession, GuardTransaction} {
