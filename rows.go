@@ -71,7 +71,7 @@ func (r *result) recycle() {
 			spare = chunk[:0]
 		}
 	}
-	*r = result{spare: spare}
+	*r = result{spare: spare, raw: r.raw.again()}
 	results.Put(r)
 }
 

@@ -17,6 +17,8 @@ type rawValues struct{}
 
 func (rawValues) add([][]byte, []driver.Value) int64 { return 0 }
 
+func (rawValues) again() rawValues { return rawValues{} }
+
 // scansColumns says that database/sql asks for each column by itself.
 const scansColumns = false
 

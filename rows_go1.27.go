@@ -134,6 +134,18 @@ func (r *rawValues) add(raw [][]byte, row []driver.Value) (size int64) {
 	return r.size() - before
 }
 
+// again returns what can be used again of it: little, which the size of a result
+// allows for. Who has scanned has copies.
+func (r *rawValues) again() (kept rawValues) {
+	if cap(r.spans) <= 8 {
+		kept.spans = r.spans[:0]
+	}
+	if cap(r.data) <= 64 {
+		kept.data = r.data[:0]
+	}
+	return kept
+}
+
 func (r *rawValues) size() int64 { return int64(spanSize*cap(r.spans) + cap(r.data)) }
 
 func sameBytes(src []byte, v driver.Value) bool {
