@@ -105,7 +105,7 @@ func (s *soak) sample() sample {
 	// busy machine that is more.
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)
-	v := sample{at: time.Since(s.begin), heap: live[0].Value.Uint64(), rss: resident(), goroutines: runtime.NumGoroutine(), backends: -1, totals: s.totals(), violations: s.judge.violations()}
+	v := sample{at: time.Since(s.begin), heap: live[0].Value.Uint64(), rss: resident(), goroutines: len(goroutines()), backends: -1, totals: s.totals(), violations: s.judge.violations()}
 	s.judge.mu.Lock()
 	v.faults = s.judge.faults
 	s.judge.mu.Unlock()
