@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"maps"
+	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -193,6 +195,28 @@ func TestJudge(t *testing.T) {
 	want := map[string]int{"hang": 1, "panic": 1, "beyond a bound": 2}
 	if !maps.Equal(s.judge.byKind, want) {
 		t.Errorf("violations: %v; want %v\n%s", s.judge.byKind, want, strings.Join(s.judge.told, "\n"))
+	}
+}
+
+// TestConnectionsTo opens some.
+func TestConnectionsTo(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := os.Stat("/proc/self/net/tcp"); err != nil {
+		t.Skipf("the system has no list of connections: %v", err)
+	}
+	for want := range 3 {
+		if got := connectionsTo(l.Addr().String()); got != want {
+			t.Errorf("%d connections; want %d", got, want)
+		}
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
 	}
 }
 
