@@ -305,7 +305,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	}()
 	alive := !cn.lease.dead()
 	rows, err := cn.lease.query(ctx, via, query, args)
-	if cn.lease.outdated(err) {
+	for n := 0; n < maxRenewals && cn.lease.outdated(err); n++ {
 		rows, err = cn.lease.query(ctx, via, query, args)
 	}
 	if v.writes() {
@@ -355,7 +355,7 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	}()
 	alive := !cn.lease.dead()
 	res, err := cn.lease.exec(ctx, via, query, args)
-	if cn.lease.outdated(err) {
+	for n := 0; n < maxRenewals && cn.lease.outdated(err); n++ {
 		res, err = cn.lease.exec(ctx, via, query, args)
 	}
 	if v.writes() {

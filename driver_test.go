@@ -53,6 +53,20 @@ func openMock(t *testing.T, cfg flightpg.Config) (*sql.DB, sqlmock.Sqlmock) {
 	return db, mock
 }
 
+// held is an argument whose query is held back until the test opens it.
+type held struct {
+	value int64
+	open  chan struct{}
+}
+
+func hold(value int64) held { return held{value, make(chan struct{})} }
+
+// Match implements sqlmock.Argument.
+func (h held) Match(v driver.Value) bool {
+	<-h.open
+	return v == h.value
+}
+
 const byID = "SELECT id, name FROM users WHERE id = $1"
 
 func TestDriver_Registered(t *testing.T) {
@@ -66,7 +80,8 @@ func TestDriver_Registered(t *testing.T) {
 
 func TestDriver_IdenticalReadsRunOnce(t *testing.T) {
 	db, mock := openMock(t, flightpg.Config{})
-	mock.ExpectQuery(byID).WithArgs(7).WillDelayFor(200 * time.Millisecond).
+	seven := hold(7)
+	mock.ExpectQuery(byID).WithArgs(seven).
 		WillReturnRows(sqlmock.NewRows([]string{"id", "name"}).AddRow(7, []byte("seven")).AddRow(8, []byte("eight")))
 	var wg sync.WaitGroup
 	for range 100 {
@@ -91,6 +106,8 @@ func TestDriver_IdenticalReadsRunOnce(t *testing.T) {
 			}
 		})
 	}
+	waitFor(t, db, func(s flightpg.Stats) bool { return s.Waiting == 100 })
+	close(seven.open)
 	wg.Wait() // a second execution has no expectation and would be an error
 	if s := flightpg.ReadStats(db); s.Flights != 1 || s.Joins != 99 {
 		t.Errorf("Stats = %+v; want 1 flight and 99 joins", s)
@@ -99,8 +116,9 @@ func TestDriver_IdenticalReadsRunOnce(t *testing.T) {
 
 func TestDriver_DifferentArgumentsFlyApart(t *testing.T) {
 	db, mock := openMock(t, flightpg.Config{})
+	open := make(chan struct{})
 	for i := range 10 {
-		mock.ExpectQuery(byID).WithArgs(i).WillDelayFor(50 * time.Millisecond).
+		mock.ExpectQuery(byID).WithArgs(held{int64(i), open}).
 			WillReturnRows(sqlmock.NewRows([]string{"id", "name"}).AddRow(i, fmt.Sprint(i)))
 	}
 	var wg sync.WaitGroup
@@ -115,6 +133,8 @@ func TestDriver_DifferentArgumentsFlyApart(t *testing.T) {
 			})
 		}
 	}
+	waitFor(t, db, func(s flightpg.Stats) bool { return s.Waiting == 50 })
+	close(open)
 	wg.Wait()
 }
 
@@ -236,7 +256,8 @@ func TestDriver_PassesThrough(t *testing.T) {
 func TestDriver_Errors(t *testing.T) {
 	db, mock := openMock(t, flightpg.Config{})
 	want := &pgconn.PgError{Code: "42703", Message: `column "nme" does not exist`}
-	mock.ExpectQuery(byID).WithArgs(1).WillDelayFor(100 * time.Millisecond).WillReturnError(want)
+	one := hold(1)
+	mock.ExpectQuery(byID).WithArgs(one).WillReturnError(want)
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -247,6 +268,8 @@ func TestDriver_Errors(t *testing.T) {
 			}
 		})
 	}
+	waitFor(t, db, func(s flightpg.Stats) bool { return s.Waiting == 20 })
+	close(one.open)
 	wg.Wait()
 	mock.ExpectQuery(byID).WithArgs(2).WillReturnRows(sqlmock.NewRows([]string{"id", "name"}))
 	if err := db.QueryRow(byID, 2).Scan(new(int), new(string)); err != sql.ErrNoRows {
@@ -256,7 +279,8 @@ func TestDriver_Errors(t *testing.T) {
 
 func TestDriver_LeaderCancelled(t *testing.T) {
 	db, mock := openMock(t, flightpg.Config{})
-	mock.ExpectQuery(byID).WithArgs(1).WillDelayFor(300 * time.Millisecond).
+	one := hold(1)
+	mock.ExpectQuery(byID).WithArgs(one).
 		WillReturnRows(sqlmock.NewRows([]string{"id", "name"}).AddRow(1, "x"))
 	ctx, cancel := context.WithCancel(context.Background())
 	leader := make(chan error, 1)
@@ -269,6 +293,7 @@ func TestDriver_LeaderCancelled(t *testing.T) {
 	if err := <-leader; !errors.Is(err, context.Canceled) {
 		t.Errorf("leader: %v; want its cancellation", err)
 	}
+	close(one.open)
 	if err := <-follower; err != nil {
 		t.Errorf("follower: %v; want the row", err)
 	}
@@ -282,7 +307,7 @@ func waitFor(t *testing.T, db *sql.DB, ok func(flightpg.Stats) bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("Stats = %+v after 10 s", flightpg.ReadStats(db))
 		}
-		time.Sleep(time.Millisecond) // the mock's delays are real time: no bubble can hold them
+		time.Sleep(time.Millisecond) // nothing tells when the last caller has joined
 	}
 }
 
@@ -290,7 +315,8 @@ func waitFor(t *testing.T, db *sql.DB, ok func(flightpg.Stats) bool) {
 // the memory of its []byte values when rows move on or are closed.
 func TestDriver_Bytes(t *testing.T) {
 	db, mock := openMock(t, flightpg.Config{})
-	mock.ExpectQuery(byID).WithArgs(1).WillDelayFor(100 * time.Millisecond).
+	one := hold(1)
+	mock.ExpectQuery(byID).WithArgs(one).
 		WillReturnRows(sqlmock.NewRows([]string{"id", "name"}).AddRow(1, []byte("first")).AddRow(2, []byte("second")))
 	var wg sync.WaitGroup
 	for i := range 20 {
@@ -314,6 +340,8 @@ func TestDriver_Bytes(t *testing.T) {
 			}
 		})
 	}
+	waitFor(t, db, func(s flightpg.Stats) bool { return s.Waiting == 20 })
+	close(one.open)
 	wg.Wait()
 }
 

@@ -20,6 +20,7 @@ type read struct {
 	query string
 	args  []driver.NamedValue
 	v     *verdict // of the query
+	anew  bool     // what is known of the statement's columns was out of date
 }
 
 // executor runs reads for flights. It calls dispatch just before the first byte
@@ -123,7 +124,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 	if err != nil {
 		return nil, err
 	}
-	again, renewed := false, false // has run a second time: after a failure, with a new plan
+	again, renewed := false, 0 // has run again: after a failure, with a new plan
 	for {
 		for {
 			if !dispatch() {
@@ -167,10 +168,11 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			l.bad = true // it reads another SQL now than the text rules
 		}
 		_, passed := failure.(bypassError)
-		if !renewed && !l.bad && ctx.Err() == nil && stalePlan(failure) {
+		if renewed < maxRenewals && !l.bad && ctx.Err() == nil && stalePlan(failure) {
 			// On the same connection, which has thrown away what was stale:
 			// after DDL, each of the others has its own to throw away.
-			renewed = true
+			renewed++
+			r.anew = true
 			if res != nil {
 				res.Share(0)
 			}
@@ -207,6 +209,11 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		}
 	}
 }
+
+// maxRenewals is how often a statement is run again because what was known of its
+// columns was out of date. DDL may go on meanwhile, and a connection that takes the
+// place of a lost one has a stale plan of its own.
+const maxRenewals = 3
 
 // stalePlan reports whether err says that DDL has changed the result of a
 // prepared statement ("cached plan must not change result type"), that the

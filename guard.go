@@ -310,7 +310,7 @@ func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_
 	var oids []uint32
 	var formats []int16
 	if call.mode != pgx.QueryExecModeExec || r.via != viaQuery {
-		if sd = r.v.description.Load(); sd == nil {
+		if sd = r.v.description.Load(); sd == nil || r.anew {
 			if sd, err = s.describe(ctx, r.query); err != nil {
 				return nil, err
 			}

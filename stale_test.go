@@ -7,7 +7,10 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
 // TestStalePlan: after DDL, each pooled connection has a prepared statement of its
@@ -33,7 +36,9 @@ func TestStalePlan(t *testing.T) {
 		{"RunsAgainOnItsConnection", map[int][]error{1: {stale}, 2: {stale}}, []int{1, 1}, nil},
 		{"AlsoAfterALostConnection", map[int][]error{1: {driver.ErrBadConn}, 2: {stale}}, []int{1, 2, 2}, nil},
 		{"AndThenALostConnection", map[int][]error{1: {stale, driver.ErrBadConn}}, []int{1, 1, 2}, nil},
-		{"NotForEver", map[int][]error{1: {stale, stale, stale}}, []int{1, 1}, stale},
+		{"AndTheNextOneIsStaleToo", map[int][]error{1: {stale, driver.ErrBadConn}, 2: {stale}}, []int{1, 1, 2, 2}, nil},
+		{"WhileDDLGoesOn", map[int][]error{1: {stale, stale}}, []int{1, 1, 1}, nil},
+		{"NotForEver", map[int][]error{1: {stale, stale, stale, stale, stale}}, []int{1, 1, 1, 1}, stale},
 	} {
 		bubble(t, c.name, func(t *testing.T) {
 			f := server(c.failures)
@@ -51,3 +56,51 @@ func TestStalePlan(t *testing.T) {
 		})
 	}
 }
+
+// TestStaleDescription: flights behind a pooler share what is known of a text's
+// columns, and one that began before DDL may note what it was told after another
+// has found out.
+func TestStaleDescription(t *testing.T) {
+	pc, err := pgx.ParseConfig(pgtest.Database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := &beforeQuery{}
+	pc.Tracer = before
+	c, err := NewConnectorWithConfig(pc, Config{Guard: GuardTransaction})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := c.OpenDB()
+	defer db.Close()
+	const query = "SELECT * FROM shrinks"
+	mustExec(t, db, "CREATE TABLE shrinks (a int); INSERT INTO shrinks VALUES (7)")
+	mustInt(t, db, query)
+	v := c.verdicts.get(query, c.peek())
+	old := *v.description.Load()
+	old.Fields = append(slices.Clone(old.Fields), old.Fields[0])
+
+	before.query = func(text string) {
+		if text == query {
+			v.description.Store(&old)
+		}
+	}
+	if got := mustInt(t, db, query); got != 7 {
+		t.Errorf("a = %d; want 7", got)
+	}
+	if s := ReadStats(db); s.Retries != 1 {
+		t.Errorf("Stats = %+v; want a read that was run again, once", s)
+	}
+}
+
+// beforeQuery is a pgx.QueryTracer that does something before each query.
+type beforeQuery struct{ query func(text string) }
+
+func (b *beforeQuery) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if b.query != nil {
+		b.query(data.SQL)
+	}
+	return ctx
+}
+
+func (b *beforeQuery) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}

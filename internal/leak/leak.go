@@ -38,6 +38,17 @@ func Goroutines(run func() int, ignore ...goleak.Option) {
 	os.Exit(status(run, os.Stderr, patience, math.MaxInt64/2, ignore))
 }
 
+// Toxiproxy says which goroutines github.com/Shopify/toxiproxy leaves behind where
+// it cut a connection: they wait for ever for the other end of a channel.
+func Toxiproxy() []goleak.Option {
+	const path = "github.com/Shopify/toxiproxy/v2"
+	return []goleak.Option{
+		goleak.IgnoreAnyFunction(path + ".(*ToxicLink).read"),
+		goleak.IgnoreAnyFunction(path + ".(*ToxicLink).write"),
+		goleak.IgnoreAnyFunction(path + "/toxics.(*ToxicStub).Run"),
+	}
+}
+
 func status(run func() int, w io.Writer, patience time.Duration, room uint64, ignore []goleak.Option) int {
 	ignore = append(ignore, goleak.IgnoreCurrent())
 	before := heap()

@@ -27,10 +27,11 @@ const (
 	// heapOfCaller and heapOfFlight are what in those is not stacks.
 	heapOfCaller = 2 * kB
 	heapOfFlight = 4 * kB
-	// perConn and rowsPerConn are for a connection, and how many of its rows it may
-	// hold: the one that came, as the server sent it and decoded, before it is
-	// known whether it fits, or while a caller streams.
-	perConn     = 64 * kB
+	// perConn and rowsPerConn are for a connection, of which pgx's own maps and
+	// caches are 71 kB, and how many of its rows it may hold: the one that came, as
+	// the server sent it and decoded, before it is known whether it fits, or while a
+	// caller streams.
+	perConn     = 96 * kB
 	rowsPerConn = 3
 	// countedWithin is the part of flight_memory that its count may be off by: the
 	// allocator's sizes are known in rough, and what it does with the smallest

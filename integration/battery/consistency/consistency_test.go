@@ -166,7 +166,7 @@ type control struct {
 	full        bool // at full length only
 	linear      bool // porcupine must see it
 	mine        bool // readYourWrites must see it
-	changes     []change
+	changes     []battery.Edit
 }
 
 const flightFile = "internal/flight/flight.go"
@@ -179,7 +179,7 @@ var controls = []control{
 	{
 		name: "NoFences", claim: "fenced without fences is caught",
 		mode: "fenced", linear: true, mine: true,
-		changes: []change{
+		changes: []battery.Edit{
 			{flightFile, "func (e *Epoch) Raise() { e.n.Add(1) }", "func (e *Epoch) Raise() {}"},
 			{flightFile, "	e.n.Add(1) // before the hold ends, so that no reader slips between\n", ""},
 		},
@@ -187,17 +187,17 @@ var controls = []control{
 	{
 		name: "StrictJoinsDispatched", claim: "strict that joins a dispatched flight is caught",
 		mode: "strict", linear: true, mine: true,
-		changes: []change{{flightFile, "	case f.state == waiting:\n		return true\n", "	case f.state == waiting || rule == Strict:\n		return true\n"}},
+		changes: []battery.Edit{{flightFile, "	case f.state == waiting:\n		return true\n", "	case f.state == waiting || rule == Strict:\n		return true\n"}},
 	},
 	{
 		name: "NoHolds", claim: "fenced that joins old flights while a write is under way is caught",
 		mode: "fenced", full: true, linear: true,
-		changes: []change{{"conn.go", "	if !cn.held {\n		cn.held = true\n		cn.c.db.Hold()\n	}\n", ""}},
+		changes: []battery.Edit{{"conn.go", "	if !cn.held {\n		cn.held = true\n		cn.c.db.Hold()\n	}\n", ""}},
 	},
 	{
 		name: "FenceBeforeWrite", claim: "fenced whose fence is before the write, not after it, is caught",
 		mode: "fenced", full: true, linear: true, mine: true,
-		changes: []change{
+		changes: []battery.Edit{
 			{"conn.go", "	cn.holds(v)\n	defer cn.lifts()\n", "	cn.wrote(v)\n"},
 			{"conn.go", "	cn.wrote(v)\n	return res, err\n", "	return res, err\n"},
 		},
@@ -205,19 +205,19 @@ var controls = []control{
 	{
 		name: "CommitDoesNotFence", claim: "fenced without a fence at COMMIT is caught",
 		mode: "fenced", full: true, mine: true,
-		changes: []change{{"conn.go", "	t.cn.tx = nil\n	if t.wrote {\n		t.cn.c.changed(t.effects)\n	}\n", "	t.cn.tx = nil\n"}},
+		changes: []battery.Edit{{"conn.go", "	t.cn.tx = nil\n	if t.wrote {\n		t.cn.c.changed(t.effects)\n	}\n", "	t.cn.tx = nil\n"}},
 	},
 	{
 		name: "NeverDispatched", claim: "flights that do not say that they are dispatched are caught",
 		mode: "strict", full: true, linear: true, mine: true,
-		changes: []change{{flightFile, "		f.state = dispatched\n", ""}},
+		changes: []battery.Edit{{flightFile, "		f.state = dispatched\n", ""}},
 	},
 }
 
 func TestControl(t *testing.T) {
 	for _, c := range controls {
 		if c.full && !battery.Full() {
-			apply(t, c.changes...) // at least the code is as it expects
+			battery.Overlay(t, "../../..", c.changes...) // at least the code is as it expects
 			continue
 		}
 		t.Run(c.name, c.test)

@@ -22,6 +22,7 @@ import (
 	"github.com/flightpg/flightpg"
 	"github.com/flightpg/flightpg/internal/battery"
 	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/leak"
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
@@ -622,16 +623,10 @@ func (w *world) gone() {
 func (w *world) noGoroutine() {
 	w.Helper()
 	var err error
-	const toxiproxy = "github.com/Shopify/toxiproxy/v2"
+	ignore := append(leak.Toxiproxy(), w.before,
+		goleak.IgnoreAnyFunction("github.com/flightpg/flightpg/internal/pgtest.startChild.func1")) // a server that was restarted
 	for deadline := time.Now().Add(patience); ; {
-		err = goleak.Find(
-			w.before,
-			goleak.IgnoreAnyFunction("github.com/flightpg/flightpg/internal/pgtest.startChild.func1"), // a server that was restarted
-			// toxiproxy leaves goroutines behind where it cut a connection.
-			goleak.IgnoreAnyFunction(toxiproxy+".(*ToxicLink).read"),
-			goleak.IgnoreAnyFunction(toxiproxy+".(*ToxicLink).write"),
-			goleak.IgnoreAnyFunction(toxiproxy+"/toxics.(*ToxicStub).Run"),
-		)
+		err = goleak.Find(ignore...)
 		if err == nil || time.Now().After(deadline) {
 			break
 		}

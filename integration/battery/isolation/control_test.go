@@ -2,10 +2,8 @@ package isolation
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,34 +12,31 @@ import (
 	"github.com/flightpg/flightpg/internal/battery"
 )
 
-// edit makes a place of the driver do without a copy.
-type edit struct{ file, from, to string }
-
 // controls are broken variants of the driver, and the tests that find each out, by
 // what they then say.
 var controls = []struct {
 	name  string
-	edits []edit
+	edits []battery.Edit
 	tests map[string]string
 }{
 	{
 		"SharedBytes",
-		[]edit{{"rows.go", "ok && r.clone {", "ok && r.clone && false {"}},
+		[]battery.Edit{{"rows.go", "ok && r.clone {", "ok && r.clone && false {"}},
 		map[string]string{"TestIsolation/Inner": "; want "},
 	},
 	{
 		"SharedArguments",
-		[]edit{{"executor.go", "r.args = copyArgs(r.args)", "_ = copyArgs"}},
+		[]battery.Edit{{"executor.go", "r.args = copyArgs(r.args)", "_ = copyArgs"}},
 		map[string]string{"TestArguments/Inner": "were changed by their caller"},
 	},
 	{
 		"ShallowArguments",
-		[]edit{{"keying.go", "target = elem.clone(target)", "_ = elem.clone"}, {"keying.go", "c.Index(i).Set(elem.clone(v.Index(i)))", "c.Index(i).Set(v.Index(i))"}},
+		[]battery.Edit{{"keying.go", "target = elem.clone(target)", "_ = elem.clone"}, {"keying.go", "c.Index(i).Set(elem.clone(v.Index(i)))", "c.Index(i).Set(v.Index(i))"}},
 		map[string]string{"TestArguments/Inner": "were changed by their caller"},
 	},
 	{
 		"InnerDriversMemory",
-		[]edit{{"rows.go", "row[i] = bytes.Clone(b)", "row[i] = b"}},
+		[]battery.Edit{{"rows.go", "row[i] = bytes.Clone(b)", "row[i] = b"}},
 		map[string]string{"TestIsolation/Inner": "; want "},
 	},
 }
@@ -62,14 +57,14 @@ func TestControls(t *testing.T) {
 		both.tests = map[string]string{"TestIsolation/Inner": "; want ", "TestArguments/Inner": "were changed by their caller"}
 		todo = []struct {
 			name  string
-			edits []edit
+			edits []battery.Edit
 			tests map[string]string
 		}{both}
 	}
 	for _, c := range todo {
 		t.Run(c.name, func(t *testing.T) {
 			e := battery.Report(t, "isolation", "control: "+c.name+": a driver that does not copy is found out", seed)
-			overlay := overlay(t, c.edits)
+			overlay := battery.Overlay(t, "../../..", c.edits...)
 			for test, want := range c.tests {
 				out := broken(t, overlay, test, seed)
 				if !strings.Contains(out, want) {
@@ -79,48 +74,6 @@ func TestControls(t *testing.T) {
 			}
 		})
 	}
-}
-
-// overlay writes the edited files, and returns the file that go test -overlay takes.
-func overlay(t *testing.T, edits []edit) string {
-	t.Helper()
-	dir := t.TempDir()
-	root, err := filepath.Abs("../../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	texts := make(map[string]string)
-	for _, e := range edits {
-		text, ok := texts[e.file]
-		if !ok {
-			b, err := os.ReadFile(filepath.Join(root, e.file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			text = string(b)
-		}
-		if n := strings.Count(text, e.from); n != 1 {
-			t.Fatalf("%s has %d places of %q; want 1: bring the control up to date with the code", e.file, n, e.from)
-		}
-		texts[e.file] = strings.Replace(text, e.from, e.to, 1)
-	}
-	replace := make(map[string]string)
-	for file, text := range texts {
-		edited := filepath.Join(dir, file)
-		if err := os.WriteFile(edited, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		replace[filepath.Join(root, file)] = edited
-	}
-	b, err := json.Marshal(map[string]any{"Replace": replace})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }
 
 // broken runs a test over the edited driver and returns its output. The test must

@@ -714,6 +714,8 @@ func (c *client) outcome(b booking, err error, committing bool) error {
 const (
 	insertLedger = `INSERT INTO ledger VALUES ($1, $2, $3, $4)`
 	addToAccount = `UPDATE accounts SET balance = balance + $2 WHERE id = $1`
+	// A text that never comes again.
+	literalBooking = `WITH line AS (INSERT INTO ledger VALUES (%d, %d, %d, %d)) UPDATE accounts SET balance = balance + %[4]d WHERE id = %[3]d`
 )
 
 func (c *client) book(ctx context.Context, r request) error {
@@ -730,7 +732,7 @@ func (c *client) bookText(ctx context.Context, r request) error {
 		return nil
 	}
 	b := c.booking()
-	_, err := r.h.db.ExecContext(ctx, fmt.Sprintf(`WITH line AS (INSERT INTO ledger VALUES (%d, %d, %d, %d)) UPDATE accounts SET balance = balance + %[4]d WHERE id = %[3]d`, c.bookingArgs(b)...))
+	_, err := r.h.db.ExecContext(ctx, fmt.Sprintf(literalBooking, c.bookingArgs(b)...))
 	return c.outcome(b, err, true)
 }
 

@@ -6,4 +6,4 @@ import (
 	"github.com/flightpg/flightpg/internal/leak"
 )
 
-func TestMain(m *testing.M) { leak.Main(m.Run) }
+func TestMain(m *testing.M) { leak.Main(m.Run, leak.Toxiproxy()...) }

@@ -105,7 +105,7 @@ func (s *soak) sample() sample {
 	// busy machine that is more.
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)
-	v := sample{at: time.Since(s.begin), heap: live[0].Value.Uint64(), rss: resident(), goroutines: runtime.NumGoroutine(), backends: -1, totals: s.totals(), violations: s.judge.violations()}
+	v := sample{at: time.Since(s.begin), heap: live[0].Value.Uint64(), rss: resident(), goroutines: len(goroutines()), backends: -1, totals: s.totals(), violations: s.judge.violations()}
 	s.judge.mu.Lock()
 	v.faults = s.judge.faults
 	s.judge.mu.Unlock()
@@ -115,12 +115,17 @@ func (s *soak) sample() sample {
 		return conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE usename = $1`, role).Scan(&v.backends)
 	})
 	for _, h := range s.handles {
-		st, most := flightpg.ReadStats(h.db), handleLimits[h.name]
-		if st.FlightBackends > most.flights || st.SessionBackends > most.sessions {
-			s.judge.violate("beyond a bound", "%s has %d backends for flights and %d for sessions; allowed: %v", h.name, st.FlightBackends, st.SessionBackends, most)
-		}
+		s.judge.limits(h.name, flightpg.ReadStats(h.db))
 	}
 	return v
+}
+
+// limits reports a handle that has more connections than it may.
+func (j *judge) limits(name string, st flightpg.Stats) {
+	most := handleLimits[name]
+	if st.FlightBackends > most.flights || st.SessionBackends > most.sessions {
+		j.violate("beyond a bound", "%s has %d backends for flights and %d for sessions; allowed: %v", name, st.FlightBackends, st.SessionBackends, most)
+	}
 }
 
 // resident returns the resident set of the process, where the system tells it.

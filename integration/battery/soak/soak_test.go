@@ -4,6 +4,9 @@ import (
 	"context"
 	"io"
 	"maps"
+	"net"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +171,52 @@ func TestGrowth(t *testing.T) {
 	}
 	if growth(grown) == "" {
 		t.Error("goroutines grow from 300 to 1750 and nobody says so")
+	}
+}
+
+// TestJudge has what watches the load see what it must report: once each, and
+// nothing else.
+func TestJudge(t *testing.T) {
+	name := slices.Sorted(maps.Keys(handleLimits))[0]
+	most := handleLimits[name]
+	s := &soak{clients: []*client{{n: 0}, {n: 1}, {n: 2}}}
+	s.clients[0].doing.Store(&doing{what: "a read", since: time.Now().Add(-2 * patience)})
+	s.clients[1].doing.Store(&doing{what: "a read", since: time.Now()})
+	s.watch()
+	s.watch() // it is told once
+	c := &client{s: s, n: 3}
+	fails := &operation{name: "a read", do: func(*client, context.Context, request) error { panic("planted") }}
+	if err := c.safely(t.Context(), fails, request{h: &handle{name: name}}); err != nil {
+		t.Errorf("safely: %v", err)
+	}
+	s.judge.limits(name, flightpg.Stats{FlightBackends: most.flights, SessionBackends: most.sessions})
+	s.judge.limits(name, flightpg.Stats{FlightBackends: most.flights + 1})
+	s.judge.limits(name, flightpg.Stats{SessionBackends: most.sessions + 1})
+	want := map[string]int{"hang": 1, "panic": 1, "beyond a bound": 2}
+	if !maps.Equal(s.judge.byKind, want) {
+		t.Errorf("violations: %v; want %v\n%s", s.judge.byKind, want, strings.Join(s.judge.told, "\n"))
+	}
+}
+
+// TestConnectionsTo opens some.
+func TestConnectionsTo(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := os.Stat("/proc/self/net/tcp"); err != nil {
+		t.Skipf("the system has no list of connections: %v", err)
+	}
+	for want := range 3 {
+		if got := connectionsTo(l.Addr().String()); got != want {
+			t.Errorf("%d connections; want %d", got, want)
+		}
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
 	}
 }
 

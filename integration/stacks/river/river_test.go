@@ -448,6 +448,7 @@ func TestAfterwards(t *testing.T) {
 		})
 		// While it polls for more: each poll may write, and ends what readers
 		// of the moment can join. They share all the same.
+		e.Beside = true
 		ev := e.Storm(db, 50, rates(db), "rates")
 		if n := ev.Executions[0]; e.Driver == stack.Flightpg && n > 2 {
 			e.Errorf("%d executions for 50 callers beside a polling client; want at most flight_width", n)

@@ -2,10 +2,8 @@ package schedule
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,34 +49,11 @@ func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []M
 // control fails unless the test finds the mutant out.
 func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
 	t.Helper()
-	file, err := filepath.Abs(m.File)
-	if err != nil {
-		t.Fatal(err)
+	var edits []battery.Edit
+	for _, e := range m.Edits {
+		edits = append(edits, battery.Edit{m.File, e[0], e[1]})
 	}
-	source, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(source)
-	for _, edit := range m.Edits {
-		if n := strings.Count(text, edit[0]); n != 1 {
-			t.Fatalf("%s has %d places to break for %q; want 1: bring the control up to date with the code:\n%s", m.File, n, m.Name, edit[0])
-		}
-		text = strings.Replace(text, edit[0], edit[1], 1)
-	}
-	dir := t.TempDir()
-	broken, overlay := filepath.Join(dir, "broken.go"), filepath.Join(dir, "overlay.json")
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {file: broken}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	write := func(name string, data []byte) {
-		if err := os.WriteFile(name, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(broken, []byte(text))
-	write(overlay, replace)
+	overlay := battery.Overlay(t, ".", edits...)
 
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()

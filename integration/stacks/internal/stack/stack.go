@@ -54,6 +54,7 @@ type Env struct {
 	Driver string // Pgx or Flightpg
 	DSN    string // a URL, without parameters of flightpg
 	Wide   int    // how many queries one caller has under way at once; 0 is 1
+	Beside bool   // somebody writes beside the callers, who all ask one query
 
 	eye        *pgx.Conn // looks on, beside the driver under test
 	statements bool      // the server has pg_stat_statements
@@ -236,15 +237,15 @@ func (c *crowd) send(e *Env, callers int, call func(ctx context.Context) error) 
 	}
 }
 
-// width is how many flights of a key are executed at a time: flight_width, by
+// width is how many flights of a query are executed at a time: flight_width, by
 // default.
 const width = 2
 
 // gather waits until all callers that were sent wait on the server, on their
 // own or with others for a flight, and returns how many executions that makes.
 // With flights, that takes so many queries since mark: a caller that has not
-// woken up from its last flight counts as waiting, too. Beside a writer, a key
-// has flights that wait for an earlier one of its own and execute nothing yet.
+// woken up from its last flight counts as waiting, too. Beside a writer, a query has
+// flights that wait for an earlier one of its own and execute nothing yet.
 func (e *Env) gather(db *sql.DB, c *crowd, mark uint64, queries int) (executions int) {
 	e.Helper()
 	e.until("the callers have gathered", func() bool {
@@ -255,7 +256,10 @@ func (e *Env) gather(db *sql.DB, c *crowd, mark uint64, queries int) (executions
 		s := flightpg.ReadStats(db) // zeros, if it is another driver's
 		again := e.blocked()
 		executions = blocked
-		executing := min(int(s.Flying), width*max(c.wide, 1))
+		executing := int(s.Flying)
+		if e.Beside {
+			executing = min(executing, width)
+		}
 		if s.Waiting > 0 && queriesOf(s)-mark < uint64(queries) {
 			return false
 		}
