@@ -90,7 +90,7 @@ func (cn *conn) detach(bad bool) {
 	if cn.lease == nil {
 		return
 	}
-	if cn.c.sessions.unpark(cn) { // else it was closed to make room
+	if cn.c.sessions.leave(cn) { // else it was closed to make room
 		cn.lease.bad = cn.lease.bad || bad
 		cn.c.sessions.release(cn.lease)
 	}

@@ -13,6 +13,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
 // bubble runs tests in synctest bubbles: time is theirs, and they end only
@@ -882,5 +886,65 @@ func TestSessionConns_EvictedWhileClosed(t *testing.T) {
 	wg.Wait()
 	if ReadStats(db).Evictions == 0 {
 		t.Error("no eviction")
+	}
+}
+
+// TestConn_EvictedGoesOn: a connection whose idle session was closed to make room, and
+// that turns out not to have needed it, gives back those that it gets later.
+func TestConn_EvictedGoesOn(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	dsn := pgtest.Database(t)
+	admin, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	if _, err := admin.Exec(ctx, "CREATE FUNCTION mine(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1'"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewConnector(dsn, Config{SessionConns: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	connect := func() *conn {
+		dc, err := c.Connect(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = dc.Close() })
+		return dc.(*conn)
+	}
+	use := func(cn *conn) {
+		t.Helper()
+		if err := cn.ResetSession(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := cn.attach(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, other := connect(), connect()
+	use(one)
+	one.doubts = []string{"SELECT mine(1)"} // ran before the catalog was there
+	if !one.IsValid() || !one.parked {
+		t.Fatalf("a connection with doubts: %+v; want it parked", one)
+	}
+	use(other) // the only session there may be is closed for it
+	if c.catalog(ctx) == nil {
+		t.Fatal("no catalog")
+	}
+	if !other.IsValid() {
+		t.Fatal("the other connection is not valid")
+	}
+	for range 3 { // each gets the session, and leaves it to the next
+		use(one)
+		if !one.IsValid() || one.lease != nil {
+			t.Fatalf("%+v; want it valid, without a session", one)
+		}
+	}
+	if n := c.Stats().SessionBackends; n > 1 {
+		t.Errorf("%d sessions; want 1", n)
 	}
 }

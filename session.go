@@ -753,6 +753,18 @@ func (p *sessionPool) park(c *conn) bool {
 	return true
 }
 
+// leave takes a connection's session from it. It reports false if that has been closed
+// to make room; the connection, which may go on with another one, starts anew.
+func (p *sessionPool) leave(c *conn) bool {
+	kept := p.unpark(c)
+	if !kept {
+		p.mu.Lock()
+		c.evicted = false
+		p.mu.Unlock()
+	}
+	return kept
+}
+
 // unpark takes a pinned connection back into use. It reports false if its
 // session has been closed meanwhile.
 func (p *sessionPool) unpark(c *conn) bool {

@@ -45,7 +45,7 @@ func (s *soak) disturb(stop <-chan struct{}, rng *rand.Rand) {
 	}
 	for {
 		pause := time.Duration((0.3 + rng.ExpFloat64()*0.7) * float64(s.pause))
-		if rng.IntN(8) == 0 {
+		if rng.IntN(8) == 0 && s.duration >= time.Minute {
 			pause = calmAfter + 2*s.pause
 		}
 		select {
