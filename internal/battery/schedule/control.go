@@ -22,6 +22,13 @@ type Mutant struct {
 	Rare  bool        // it takes thousands of schedules: not in the short form
 }
 
+func (m *Mutant) edits() (edits []battery.Edit) {
+	for _, e := range m.Edits {
+		edits = append(edits, battery.Edit{m.File, e[0], e[1]})
+	}
+	return edits
+}
+
 // EnvControl is set in the process that runs a simulation over a Mutant.
 const EnvControl = "FLIGHTPG_CONTROL"
 
@@ -33,6 +40,9 @@ func InControl() bool { return os.Getenv(EnvControl) != "" }
 // returns how many were found out.
 func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []Mutant) (found int) {
 	t.Helper()
+	for _, m := range mutants {
+		battery.Overlay(t, ".", m.edits()...) // all must fit the code, also those that do not run
+	}
 	if !battery.Full() {
 		mutants = slices.DeleteFunc(slices.Clone(mutants), func(m Mutant) bool { return m.Rare })
 		i := seed % uint64(len(mutants))
@@ -49,11 +59,7 @@ func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []M
 // control fails unless the test finds the mutant out.
 func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
 	t.Helper()
-	var edits []battery.Edit
-	for _, e := range m.Edits {
-		edits = append(edits, battery.Edit{m.File, e[0], e[1]})
-	}
-	overlay := battery.Overlay(t, ".", edits...)
+	overlay := battery.Overlay(t, ".", m.edits()...)
 
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
