@@ -82,7 +82,7 @@ func TestCatalogs(t *testing.T) {
 		if c.get(ctx) != nil || time.Since(start) != catalogWait {
 			t.Errorf("get returned after %v; want nil after %v", time.Since(start), catalogWait)
 		}
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // the bubble's time
 		if c.peek() == nil {
 			t.Error("peek = nil after the load has arrived")
 		}
@@ -95,7 +95,7 @@ func TestCatalogs(t *testing.T) {
 		if c.get(ctx) != nil || time.Since(start) != 100*time.Millisecond {
 			t.Errorf("get returned after %v; want 100ms", time.Since(start))
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // the bubble's time
 		if c.peek() == nil {
 			t.Error("the load ended with its first caller")
 		}
@@ -103,13 +103,13 @@ func TestCatalogs(t *testing.T) {
 	bubble(t, "TimeToLiveIsOffTheCallersPath", func(t *testing.T) {
 		c, s := make(100*time.Millisecond, time.Minute)
 		first := c.get(ctx)
-		time.Sleep(time.Minute + time.Second)
+		time.Sleep(time.Minute + time.Second) // the bubble's time
 		start := time.Now()
 		if got := c.get(ctx); got != first || time.Since(start) != 0 {
 			t.Errorf("get waited %v for another set", time.Since(start))
 		}
 		synctest.Wait()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // the bubble's time
 		if got := c.get(ctx); got == first || s.loads.Load() != 2 {
 			t.Errorf("%d loads; want a second one by now", s.loads.Load())
 		}
@@ -127,7 +127,7 @@ func TestCatalogs(t *testing.T) {
 		// DDL in the middle of a load: that load is not enough.
 		c.db.ddl.Add(1)
 		go c.get(ctx)
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // the bubble's time
 		c.db.ddl.Add(1)
 		if c.get(ctx) == nil || c.current.Load().ddl != 3 || s.loads.Load() != 4 {
 			t.Errorf("the set is of DDL %d after %d loads; want 3 after 4", c.current.Load().ddl, s.loads.Load())
@@ -148,7 +148,7 @@ func TestCatalogs(t *testing.T) {
 			t.Errorf("refresh = %v; want %v", err, s.err)
 		}
 		s.err = nil
-		time.Sleep(catalogRetry)
+		time.Sleep(catalogRetry) // the bubble's time
 		if c.get(ctx) == nil {
 			t.Error("get = nil after the pause")
 		}
@@ -162,7 +162,7 @@ func TestCatalogs(t *testing.T) {
 		if n := s.loads.Load(); n != 1 {
 			t.Errorf("%d loads at once; want the pause kept", n)
 		}
-		time.Sleep(catalogRetry + 1)
+		time.Sleep(catalogRetry + 1) // the bubble's time
 		c.unknown(set.gen)
 		c.get(ctx)
 		synctest.Wait()

@@ -665,7 +665,7 @@ func TestConn_SessionConns(t *testing.T) {
 			conns = append(conns, c)
 		}
 		for _, c := range conns {
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // the bubble's time
 			c.Close()
 		}
 		// Both sessions are pinned to idle connections. A third needs one.
@@ -761,7 +761,7 @@ func TestConn_SessionConns(t *testing.T) {
 	})
 	bubble(t, "ProgressForEver", func(t *testing.T) {
 		f := &fakeServer{answer: func(_ context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // the bubble's time
 			return oneRow(int64(s.id)), nil
 		}}
 		db := openFake(t, f, Config{SessionConns: 4, FlightConns: 2})

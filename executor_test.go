@@ -704,7 +704,7 @@ func TestShared_Overflow(t *testing.T) {
 			if s := ReadStats(db); s.Flights != 1 {
 				t.Errorf("Stats = %+v; want the statement to bypass at once", s)
 			}
-			time.Sleep(overflowMemory + time.Second)
+			time.Sleep(overflowMemory + time.Second) // the bubble's time
 			if err := countRows(context.Background(), db, 100); err != nil {
 				t.Error(err)
 			}
@@ -766,7 +766,7 @@ func TestShared_Overflow(t *testing.T) {
 		f.answer = func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
 			r := bigRows(100, 1000)
 			r.step = func(int) error {
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // the bubble's time
 				return ctx.Err()
 			}
 			return r, nil
@@ -807,7 +807,7 @@ func TestShared_Overflow(t *testing.T) {
 				}
 			}()
 			f.answer = nil
-			time.Sleep(overflowMemory + time.Second)
+			time.Sleep(overflowMemory + time.Second) // the bubble's time
 			mustInt(t, db, hotQuery, 1)
 			if got := f.on(hotQuery); !slices.Equal(got, []int{1, 2}) {
 				t.Errorf("%s: ran on sessions %v; want another one after the first was lost", name, got)
@@ -911,8 +911,8 @@ func TestShared_Overflow(t *testing.T) {
 		close(gate)
 		synctest.Wait()
 		f.answer = nil
-		time.Sleep(overflowMemory + time.Second)
-		mustInt(t, db, hotQuery, 1) // the session is back
+		time.Sleep(overflowMemory + time.Second) // the bubble's time
+		mustInt(t, db, hotQuery, 1)              // the session is back
 		if s := ReadStats(db); s.BufferedBytes != 0 {
 			t.Errorf("Stats = %+v; want no memory held", s)
 		}

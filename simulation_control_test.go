@@ -85,7 +85,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "FailedWritesRunAgain",
 		File:  "conn.go",
-		Edits: [][2]string{{"\tif cn.lease.outdated(err) {\n\t\tres, err", "\tif err != nil {\n\t\tres, err"}},
+		Edits: [][2]string{{"n < maxRenewals && cn.lease.outdated(err); n++ {\n\t\tres, err", "n < 1 && err != nil; n++ {\n\t\tres, err"}},
 		Want:  []string{simOnce},
 	},
 	{

@@ -340,7 +340,7 @@ func (w *simWorld) goHome() {
 	}
 	synctest.Wait()
 	go w.db.Close()
-	time.Sleep(time.Minute)
+	time.Sleep(time.Minute) // the bubble's time
 }
 
 // one makes a random step.
@@ -373,7 +373,7 @@ func (w *simWorld) one(r *rand.Rand) {
 	case n < 96:
 		d := time.Duration(1+r.IntN(30)) * time.Millisecond
 		w.say("%v pass", d)
-		time.Sleep(d)
+		time.Sleep(d) // the bubble's time
 	case n < 97:
 		key := r.IntN(simKeys)
 		w.say("key %d is forgotten", key)

@@ -86,7 +86,7 @@ const gateQuery = "SELECT v FROM gate WHERE v = $1"
 // until polls what the server or the figures say, for what no channel tells.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) { // nothing tells: polling
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within 30 s", what)
 		}

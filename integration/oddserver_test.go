@@ -317,7 +317,7 @@ func TestStatementTimeout(t *testing.T) {
 // untilGone waits until there are no more goroutines than before.
 func untilGone(t *testing.T, before int) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > before; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > before; time.Sleep(2 * time.Millisecond) { // nothing tells: polling
 		if time.Now().After(deadline) {
 			var left strings.Builder
 			_ = pprof.Lookup("goroutine").WriteTo(&left, 1)

@@ -229,7 +229,7 @@ func TestRun_Refuses(t *testing.T) {
 // waitFor waits for what nothing else reports.
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) { // nothing tells: polling
 		if time.Now().After(deadline) {
 			t.Fatal("timed out")
 		}

@@ -808,7 +808,7 @@ func TestWindow(t *testing.T) {
 				epoch := new(Epoch)
 				table := New[*box](epoch, Options{Width: 2, Window: window})
 				test(t, epoch, table)
-				time.Sleep(2 * window)
+				time.Sleep(2 * window) // the bubble's time
 				synctest.Wait()
 				wantEmpty(t, table)
 			})
@@ -827,7 +827,7 @@ func TestWindow(t *testing.T) {
 		if s.box.freed.Load() {
 			t.Error("freed within the window")
 		}
-		time.Sleep(window)
+		time.Sleep(window) // the bubble's time
 		synctest.Wait()
 		if !s.box.freed.Load() {
 			t.Error("held beyond the window")

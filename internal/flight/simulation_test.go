@@ -468,7 +468,7 @@ func (w *world) one(r *rand.Rand) {
 	case n < 78:
 		d := time.Duration(1+r.IntN(12)) * time.Millisecond
 		w.say("%v pass", d)
-		time.Sleep(d)
+		time.Sleep(d) // the bubble's time
 		w.tick()
 	case n < 84:
 		w.race(r)
@@ -1087,7 +1087,7 @@ func (w *world) windUp() bool {
 	for _, k := range w.keys {
 		if k.kept != nil {
 			w.say("the window ends")
-			time.Sleep(w.window)
+			time.Sleep(w.window) // the bubble's time
 			w.tick()
 			return true
 		}

@@ -259,7 +259,7 @@ func TestLoadErrors(t *testing.T) {
 // TestLarge logs what a large catalog costs.
 func TestLarge(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("NOT RUN with -short: a large catalog takes seconds")
 	}
 	conn := connect(t, pgtest.Database(t))
 	tables, views := 1500, 300

@@ -113,7 +113,7 @@ func waitGone(t *testing.T, pids []int) {
 			if time.Now().After(deadline) {
 				t.Fatalf("process %d is still there: %s", pid, commandLine(pid))
 			}
-			time.Sleep(pollInterval)
+			time.Sleep(pollInterval) // nothing tells: polling
 		}
 	}
 }

@@ -104,7 +104,7 @@ func TestContainer_ParentKilled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for exec.CommandContext(ctx, docker, "container", "inspect", name).Run() == nil {
-		time.Sleep(pollInterval)
+		time.Sleep(pollInterval) // nothing tells: polling
 	}
 	if ctx.Err() != nil {
 		t.Errorf("container %s is still there", name)

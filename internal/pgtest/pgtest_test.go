@@ -147,8 +147,8 @@ func TestWithStandbyOf(t *testing.T) {
 			t.Errorf("%s: in recovery = %s; want %s", dsn, got, want)
 		}
 	}
-	name := queryString(t, primary.Database(t), "select current_database()") // the standby must hear of it
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(pollInterval) {
+	name := queryString(t, primary.Database(t), "select current_database()")       // the standby must hear of it
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(pollInterval) { // nothing tells: polling
 		if queryString(t, standby.DSN(), "select count(*)::text from pg_database where datname = '"+name+"'") == "1" {
 			break
 		}

@@ -204,7 +204,7 @@ func await(what string, patience time.Duration, cond func() bool) error {
 		if time.Now().After(deadline) {
 			return errors.New("no end to waiting for " + what)
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond) // nothing tells: polling
 	}
 	return nil
 }

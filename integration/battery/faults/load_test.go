@@ -501,7 +501,7 @@ func (w *world) number(query string, args ...any) (n int64) {
 // until waits for what no channel tells.
 func (w *world) until(what string, ok func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) { // nothing tells: polling
 		if time.Now().After(deadline) {
 			w.hang(what)
 		}
@@ -525,7 +525,7 @@ func (w *world) hang(what string) {
 // long: in some faults all wait for its end.
 func (w *world) progress(n int64, long time.Duration) {
 	for from, deadline := w.ended.Load(), time.Now().Add(long); w.ended.Load() < from+n && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // nothing tells: polling
 	}
 	w.hurt.Add(1)
 }

@@ -288,7 +288,7 @@ func TestArguments(t *testing.T) {
 		}
 		return n
 	}
-	for deadline := time.Now().Add(time.Minute); left() > 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); left() > 0; time.Sleep(10 * time.Millisecond) { // nothing tells: polling
 		if time.Now().After(deadline) {
 			t.Errorf("%d of flightpg's connections are left", left())
 			break

@@ -248,7 +248,7 @@ func (p *plot) play(count *tally, heard func(string)) (faults []string) {
 	if p.at == atStartup || p.at == atArm || p.at == atCatalog || p.at == atPing {
 		// A handle that has met nothing yet.
 		db.Close()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // the bubble's time
 		s.stop()
 		s = newServer(&p.script, p.answers)
 		pc.DialFunc = s.dial
@@ -375,7 +375,7 @@ func (p *plot) play(count *tally, heard func(string)) (faults []string) {
 	if err := db.Close(); err != nil && inStep {
 		about(outcome{err: err})
 	}
-	time.Sleep(time.Minute)
+	time.Sleep(time.Minute) // the bubble's time
 	if st := c.Stats(); st.Flying != 0 || st.Waiting != 0 || st.BufferedBytes != 0 || st.FlightBackends != 0 {
 		all := make([]byte, 1<<16)
 		fault("Stats = %+v; want nothing left\n%s", st, all[:runtime.Stack(all, true)])

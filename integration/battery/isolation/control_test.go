@@ -46,7 +46,7 @@ const envControl = "FLIGHTPG_ISOLATION_CONTROL"
 
 func TestControls(t *testing.T) {
 	if os.Getenv(envControl) != "" {
-		t.Skip("this is one")
+		t.Skip("the controls of a control")
 	}
 	seed := battery.Seed(t)
 	todo := controls

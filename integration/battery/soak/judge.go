@@ -241,7 +241,7 @@ type ledgerResult struct {
 func (s *soak) last(ctx context.Context, before map[string]string) {
 	eventually := func(kind string, check func() string) {
 		var last string
-		for deadline := time.Now().Add(cmp.Or(s.patience, patience)); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(cmp.Or(s.patience, patience)); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // nothing tells: polling
 			if last = check(); last == "" {
 				return
 			}

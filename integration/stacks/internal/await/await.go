@@ -12,7 +12,7 @@ import (
 // Until polls for what no channel tells.
 func Until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) { // nothing tells: polling
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within a minute", what)
 		}

@@ -179,7 +179,7 @@ func Keep(db *sql.DB) { db.SetMaxIdleConns(50) }
 // until polls for what no channel tells.
 func (e *Env) until(what string, ok func() bool) {
 	e.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) { // nothing tells: polling
 		if time.Now().After(deadline) {
 			e.Fatalf("%s: not within 30 s", what)
 		}
