@@ -485,10 +485,12 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 // verdictCache bounds what is remembered of SQL texts: at most cacheTexts
 // texts and cacheBytes bytes of them. Each shard keeps two generations; a full
 // young one becomes the old one, whose texts are forgotten unless asked for
-// again. Reading takes a shared lock and allocates nothing.
+// again. Reading allocates nothing, and takes no lock for texts that are read all
+// the time: even a shared one is a place where all CPUs meet.
 type verdictCache struct {
 	seed   maphash.Seed
 	rules  rules
+	recent [cacheRecent]atomic.Pointer[verdict] // by the text's hash, whichever was read last
 	shards [cacheShards]verdictShard
 }
 
@@ -496,6 +498,8 @@ const (
 	cacheShards = 16
 	cacheTexts  = 10_000
 	cacheBytes  = 16 << 20
+	cacheRecent = 256
+	recentBytes = 4 << 10 // of a text among them, at most: they are not counted
 )
 
 type verdictShard struct {
@@ -512,6 +516,19 @@ func newVerdictCache(r rules) *verdictCache {
 // nil.
 func (c *verdictCache) get(sql string, by *loaded) *verdict {
 	hash := maphash.String(c.seed, sql)
+	recent := &c.recent[hash/cacheShards%cacheRecent]
+	if v := recent.Load(); v != nil && v.sql == sql && v.gen == by.generation() {
+		return v
+	}
+	v := c.find(hash, sql, by)
+	if len(sql) <= recentBytes {
+		recent.Store(v)
+	}
+	return v
+}
+
+// find is get in the shards.
+func (c *verdictCache) find(hash uint64, sql string, by *loaded) *verdict {
 	s := &c.shards[hash%cacheShards]
 	s.mu.RLock()
 	v := s.young[hash]

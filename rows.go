@@ -31,6 +31,7 @@ type result struct {
 	closed error     // what Close returned
 	live   *liveRows // what follows the chunks, or nil
 	why    Reason    // why live
+	tricky bool      // some values are not for everybody as they are, see replay.own and badValue
 
 	numInput int // of a prepared statement's shape; no rows then
 
@@ -340,6 +341,12 @@ func (b *buffering) add(raw [][]byte, size int64, shareable bool) bool {
 		}
 		size += chunkSize + allocated(valueSize*room)
 	}
+	for _, v := range b.row {
+		switch v.(type) {
+		case []byte, badValue:
+			r.tricky = true
+		}
+	}
 	b.used += size
 	switch {
 	case !shareable:
@@ -554,6 +561,11 @@ func (r *replay) Columns() []string {
 
 // Next implements driver.Rows.
 func (r *replay) Next(dest []driver.Value) error {
+	if !r.closed && r.row < r.res.rows && !r.res.tricky {
+		r.step()
+		copy(dest, r.values())
+		return nil
+	}
 	buffered, err := r.advance(func() error { return r.live.next(dest) })
 	if buffered {
 		for i, v := range r.values() {
@@ -572,13 +584,7 @@ func (r *replay) advance(live func() error) (buffered bool, err error) {
 	case r.closed:
 		return false, io.EOF
 	case r.row < r.res.rows:
-		r.row++
-		if width := len(r.cols.names); width > 0 { // SELECT FROM t has rows without columns
-			if r.pos == len(r.res.chunks[r.chunk]) {
-				r.chunk, r.pos = r.chunk+1, 0
-			}
-			r.pos += width
-		}
+		r.step()
 		return true, nil
 	case r.live != nil:
 		err = live()
@@ -590,6 +596,17 @@ func (r *replay) advance(live func() error) (buffered bool, err error) {
 		return false, r.res.tail
 	}
 	return false, io.EOF
+}
+
+// step goes to the next buffered row.
+func (r *replay) step() {
+	r.row++
+	if width := len(r.cols.names); width > 0 { // SELECT FROM t has rows without columns
+		if r.pos == len(r.res.chunks[r.chunk]) {
+			r.chunk, r.pos = r.chunk+1, 0
+		}
+		r.pos += width
+	}
 }
 
 // values are those of the buffered row that advance has gone to.

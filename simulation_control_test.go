@@ -55,7 +55,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "CollidingKeysAreOne",
 		File:  flightGo,
-		Edits: [][2]string{{"if sl.text == k.Text && sl.args == string(k.Args) {", "if true {"}},
+		Edits: [][2]string{{"if sl.text == k.Text && string(sl.args) == string(k.Args) {", "if true {"}},
 		Want:  []string{simExact, simNoForeign},
 	},
 	{
@@ -154,7 +154,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "MemoryIsNotGivenBack",
 		File:  "rows.go",
-		Edits: [][2]string{{"\tr.budget.give(r.bytes)\n}", "}"}},
+		Edits: [][2]string{{"\tr.budget.give(r.bytes)\n\tif r.pooled", "\tif r.pooled"}},
 		Want:  []string{schedule.NothingLeft},
 	},
 	{

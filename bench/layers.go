@@ -49,6 +49,10 @@ const (
 	layerDriverCost   = "driver over a stub, unique keys, µs over the stub"
 	layerDriverAllocs = "driver over a stub, unique keys, allocations over the stub"
 
+	layerBareClient = "a unique read in bare groups of 16, µs of the client's CPU"
+	layerBareServer = "a unique read in bare groups of 16, µs of the server's CPU"
+
+	layerBare    = "bare groups"
 	layerOurs    = "flightpg"
 	layerXSync   = "x/sync singleflight"
 	layerResenje = "resenje.org/singleflight"
@@ -99,7 +103,7 @@ func (b *bench) layers(ctx context.Context) error {
 				names []string
 			}{
 				{"distinct 256 2000", []string{layerDistinct256}},
-				{fmt.Sprint("distinct ", many400k, " 2"), []string{layerDistinct400k}},
+				{fmt.Sprint("distinct ", many400k, " 5"), []string{layerDistinct400k}},
 				{fmt.Sprint("waiters ", many400k), []string{layerWaiterKB, layerWaiterLast}},
 			} {
 				if err := b.inProcess(ctx, part.what+" "+name, name, part.names...); err != nil {
@@ -108,6 +112,9 @@ func (b *bench) layers(ctx context.Context) error {
 			}
 		}
 		if err := b.inProcess(ctx, fmt.Sprint("readers ", many400k), layerOurs, layerReaderKB, layerReaderLast); err != nil {
+			return err
+		}
+		if err := b.floors(ctx); err != nil {
 			return err
 		}
 		cost, allocs := tableCost()

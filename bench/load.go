@@ -130,6 +130,7 @@ var workloads = []workload{
 	{name: "hot 10000 rows", classes: many(10_000, hotKey), ceiling: true, most: 64},
 	{name: "zipf 10000 rows", classes: many(10_000, zipfKey), ceiling: true, most: 64},
 	{name: "unique 10000 rows", classes: many(10_000, ownKey), ceiling: true, most: 64},
+	{name: "unique 1 ms", classes: waits(1, ownKey), most: 1024},
 	{name: "hot 10 ms", classes: waits(10, hotKey), most: 1024},
 	{name: "zipf 10 ms", classes: waits(10, zipfKey), most: 1024},
 	{name: "unique 10 ms", classes: waits(10, ownKey), most: 1024},

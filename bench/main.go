@@ -52,7 +52,7 @@ func main() {
 	var list bool
 	flag.BoolVar(&o.full, "full", false, "all combinations of workloads, goroutines, contexts and links")
 	flag.DurationVar(&o.budget, "budget", 9*time.Minute, "how long it may take, all in all: the length of the measurements follows from it")
-	flag.IntVar(&o.rounds, "rounds", 7, "rounds, after one to warm up")
+	flag.IntVar(&o.rounds, "rounds", 15, "rounds, after one to warm up")
 	flag.DurationVar(&o.length, "time", 0, "length of a measurement, in place of what follows from -budget")
 	flag.Func("workloads", "parts of their names, with commas; all by default", words(&o.workloads))
 	flag.Func("contenders", "their names, with commas (pgx-16 always takes part); those of the plan by default", words(&o.contenders))
@@ -158,6 +158,7 @@ func run(ctx context.Context, o *options, cells []*cell) error {
 		rep.Cells = append(rep.Cells, res)
 		res.print(os.Stdout)
 	}
+	b.limits()
 	b.stop() // so that the server is among the children that have ended
 	rep.Meta.Others = b.others()
 	rep.Meta.Took = time.Since(b.began).Round(time.Second).String()

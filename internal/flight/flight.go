@@ -590,9 +590,14 @@ func (f *Flight[V]) land(v V, err error) {
 //
 // A caller that gets a value owns one share of it.
 func (f *Flight[V]) Wait(ctx context.Context) (V, error) {
+	end := ctx.Done()
+	if end == nil { // a receive costs half as much as a select
+		<-f.done
+		return f.outcome()
+	}
 	select {
 	case <-f.done:
-	case <-ctx.Done():
+	case <-end:
 		f.leave()
 		var none V
 		return none, ctx.Err()

@@ -289,15 +289,20 @@ func (k *conn) Read(b []byte) (int, error) {
 		k.setGlance(time.Time{})
 		return k.net.Read(b)
 	}
-	// Most answers come before it pays to look at anything. One that takes long
-	// meets the deadline first.
-	if d := k.glance.Sub(k.began); d < glanceTime/2 || d > 2*glanceTime {
-		k.setGlance(time.Now().Add(glanceTime))
+	if k.roundTrip > glanceTime/2 {
+		// Every answer takes long. That says nothing.
+		k.blind, k.late, k.missed = true, k.head, time.Now()
+	} else {
+		// Most answers come before it pays to look at anything. One that takes long
+		// meets the deadline first.
+		if d := k.glance.Sub(k.began); d < glanceTime/2 || d > 2*glanceTime {
+			k.setGlance(time.Now().Add(glanceTime))
+		}
+		if n, err := k.net.Read(b); n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		k.late, k.missed = k.head, time.Now()
 	}
-	if n, err := k.net.Read(b); n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, err
-	}
-	k.late, k.missed = k.head, time.Now()
 	var late time.Time
 	if others {
 		late = k.missed.Add(k.p.late())
@@ -792,12 +797,12 @@ func (k *conn) learn() {
 // come to see that, it was this process that was late.
 func (k *conn) longest(took time.Duration) time.Duration {
 	switch {
+	case k.moved:
+		return k.answered.Sub(k.missed) + glanceTime
 	case k.blind:
 		return took
 	case k.late < 0:
 		return 0
-	case k.moved:
-		return k.answered.Sub(k.missed) + glanceTime
 	}
 	return time.Since(k.missed) + glanceTime
 }

@@ -153,10 +153,10 @@ type Config struct {
 	// Max bounds the connections. 0 means no limit, and 1 is taken as 2: slow
 	// statements need another connection than fast ones.
 	Max int
-	// Fast is how many connections serve the fast queue. 0 means 4, or 12 where
+	// Fast is how many connections serve the fast queue. 0 means 4, or 16 where
 	// a round trip takes long.
 	Fast int
-	// Group bounds the calls that travel together. 0 means 8.
+	// Group bounds the calls that travel together. 0 means 16.
 	Group int
 	// Statements bounds the prepared statements of a connection. 0 means 512.
 	Statements int
@@ -170,7 +170,7 @@ type Config struct {
 
 func (cfg Config) withDefaults() Config {
 	if cfg.Group == 0 {
-		cfg.Group = 8
+		cfg.Group = 16
 	}
 	if cfg.Statements == 0 {
 		cfg.Statements = 512

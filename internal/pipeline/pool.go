@@ -206,7 +206,7 @@ func (p *Pool) widthLocked() int {
 	if n == 0 {
 		n = 4
 		if p.roundTrip > farAway {
-			n = 12
+			n = 16
 		}
 	}
 	if p.cfg.Max > 0 {
@@ -242,11 +242,15 @@ func (p *Pool) groupLocked(k *conn, lane *queue) {
 	if c.solo || !k.link.Grouped {
 		return
 	}
+	most := p.cfg.Group
+	if lane == &p.mixed {
+		most = (most + 1) / 2 // any of them may be the slow one
+	}
 	bytes, passed := len(c.msg), 0
-	limit := c.stmt.mates(p.groupTime.typical, p.cfg.Group)
+	limit := c.stmt.mates(p.groupTime.typical, most)
 	for c = lane.first; c != nil && len(k.group) < limit && passed < lookahead; {
 		next := c.next
-		mates := c.stmt.mates(p.groupTime.typical, p.cfg.Group)
+		mates := c.stmt.mates(p.groupTime.typical, most)
 		if c.solo || bytes+len(c.msg) > groupBytes || mates <= len(k.group) {
 			passed++
 		} else {

@@ -277,7 +277,7 @@ func TestPool_DDL(t *testing.T) {
 }
 
 func TestPool_StatementsGoneOrMany(t *testing.T) {
-	p := openPool(t, func(c *Config) { c.Statements = 16 })
+	p := openPool(t, func(c *Config) { c.Statements, c.Group = 16, 8 })
 	for i := range 100 {
 		p.want(t, fmt.Sprint(i), fmt.Sprintf("SELECT %d", i%40+i-i%40))
 	}

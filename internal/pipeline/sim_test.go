@@ -75,7 +75,7 @@ func (p *testPool) warm(t *testing.T, texts ...string) {
 func (p *testPool) together(texts ...string) (got []string, errs []error) {
 	got, errs = make([]string, len(texts)), make([]error, len(texts))
 	var wg sync.WaitGroup
-	wg.Go(func() { _, _ = p.query(context.Background(), "sleep 1ms", "hold") })
+	wg.Go(func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") })
 	synctest.Wait()
 	for i, text := range texts {
 		wg.Go(func() { got[i], errs[i] = p.query(context.Background(), text, fmt.Sprint(i)) })
@@ -89,7 +89,7 @@ func oneFast(c *Config) { c.Fast = 1 }
 
 func TestScript_Groups(t *testing.T) {
 	bubble(t, "WhoWaitsTravelsTogether", oneFast, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms")
+		p.warm(t, "echo", "sleep 200us")
 		got, errs := p.together("echo", "echo", "echo", "echo", "echo")
 		for i := range got {
 			if errs[i] != nil || got[i] != fmt.Sprint(i) {
@@ -101,14 +101,14 @@ func TestScript_Groups(t *testing.T) {
 		}
 	})
 	bubble(t, "NotMoreThanTheLimit", func(c *Config) { c.Fast, c.Group = 1, 2 }, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms")
+		p.warm(t, "echo", "sleep 200us")
 		p.together("echo", "echo", "echo", "echo", "echo")
 		if st := p.Stats(); st.Grouped != 4 || st.Groups != 2 {
 			t.Errorf("Stats = %+v; want groups of 2, 2 and 1", st)
 		}
 	})
 	bubble(t, "ErrorIsItsCallsAlone", oneFast, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms", "rows 3")
+		p.warm(t, "echo", "sleep 200us", "rows 3")
 		p.stmt("fail 22012").known.Store(true) // as if it had always gone well
 		_, _ = p.query(context.Background(), "fail 22012", "first")
 		p.stmt("fail 22012").alone.Store(0)
@@ -124,9 +124,9 @@ func TestScript_Groups(t *testing.T) {
 		}
 	})
 	bubble(t, "SkippedParseIsSentAgain", oneFast, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms", "rows 2", "fail 22012")
+		p.warm(t, "echo", "sleep 200us", "rows 2", "fail 22012")
 		p.CloseIdle()
-		p.warm(t, "sleep 1ms") // on a connection that knows no other statement
+		p.warm(t, "sleep 200us") // on a connection that knows no other statement
 		p.stmt("fail 22012").alone.Store(0)
 		p.stmt("fail 22012").known.Store(true)
 		got, errs := p.together("fail 22012", "echo", "rows 2", "echo")
@@ -138,7 +138,7 @@ func TestScript_Groups(t *testing.T) {
 		}
 	})
 	bubble(t, "WhatFailedGoesAlone", oneFast, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms", "fail 22012")
+		p.warm(t, "echo", "sleep 200us", "fail 22012")
 		before := p.Stats()
 		p.together("echo", "fail 22012", "echo")
 		if st := p.Stats(); st.Skipped != before.Skipped || st.Grouped != before.Grouped+2 {
@@ -156,16 +156,16 @@ func TestScript_Groups(t *testing.T) {
 			return l, err
 		}
 	}, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms")
+		p.warm(t, "echo", "sleep 200us")
 		p.together("echo", "echo", "echo")
 		if st := p.Stats(); st.Groups != 0 {
 			t.Errorf("Stats = %+v; want no groups", st)
 		}
 	})
 	bubble(t, "NoMoreThanFitsIntoTheBuffers", oneFast, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms")
+		p.warm(t, "echo", "sleep 200us")
 		var wg sync.WaitGroup
-		wg.Go(func() { _, _ = p.query(context.Background(), "sleep 1ms", "hold") })
+		wg.Go(func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") })
 		synctest.Wait()
 		for _, size := range []int{groupBytes / 2, groupBytes / 2, 100, 4 * groupBytes} {
 			arg := string(make([]byte, size))
@@ -194,8 +194,8 @@ func TestScript_Groups(t *testing.T) {
 // leave runs a call whose leader leaves at once, when it has been sent.
 func TestScript_Cancel(t *testing.T) {
 	bubble(t, "LeaderLeavesTheQueue", oneFast, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms")
-		go func() { _, _ = p.query(context.Background(), "sleep 1ms", "hold") }()
+		p.warm(t, "echo", "sleep 200us")
+		go func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") }()
 		synctest.Wait()
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error)
@@ -248,7 +248,7 @@ func TestScript_Cancel(t *testing.T) {
 		}
 	})
 	bubble(t, "MatesOfACancelledCallRunAgain", oneFast, func(t *testing.T, s *script, p *testPool) {
-		p.warm(t, "echo", "sleep 1ms", "sleep 1h0m0s")
+		p.warm(t, "echo", "sleep 200us", "sleep 1h0m0s")
 		_ = p.stmt("sleep 1h0m0s")
 		st := p.stmt("maybe 1h0m0s")
 		for range 20 {
@@ -257,7 +257,7 @@ func TestScript_Cancel(t *testing.T) {
 		if st.solo() {
 			t.Fatal("the statement is not thought to be fast")
 		}
-		go func() { _, _ = p.query(context.Background(), "sleep 1ms", "hold") }()
+		go func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") }()
 		synctest.Wait()
 		ctx, cancel := context.WithCancel(context.Background())
 		var wg sync.WaitGroup

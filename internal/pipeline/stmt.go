@@ -127,16 +127,16 @@ func (s *Stmt) Elsewhere() bool {
 
 // Times that decide about lanes.
 const (
-	slowFloor   = 2 * time.Millisecond  // a statement that never takes less is slow
-	tailTime    = 5 * time.Millisecond  // a group that takes longer is looked into
-	tailMemory  = 256                   // executions over which the excess is averaged
-	tailFloor   = 50 * time.Microsecond // on average: less is no tail
-	failMemory  = 16                    // executions for which a statement that failed runs alone
-	probeRuns   = 4                     // the same for one of a group that took too long
-	suspectRuns = 64                    // executions that show whether a statement is the slow one of a group of several
-	bigMemory   = 64                    // the same for one with a large result
-	bigResult   = 64 << 10              // bytes
-	windowRuns  = 16                    // executions after which an old minimum is forgotten
+	slowFloor   = 300 * time.Microsecond // a statement that never takes less is slow: what travelling with others saves is nothing to it
+	tailTime    = 5 * time.Millisecond   // a group that takes longer is looked into
+	tailMemory  = 256                    // executions over which the excess is averaged
+	tailFloor   = 100 * time.Microsecond // on average: less is no tail
+	failMemory  = 16                     // executions for which a statement that failed runs alone
+	probeRuns   = 4                      // the same for one of a group that took too long
+	suspectRuns = 64                     // executions that show whether a statement is the slow one of a group of several
+	bigMemory   = 64                     // the same for one with a large result
+	bigResult   = 64 << 10               // bytes
+	windowRuns  = 16                     // executions after which an old minimum is forgotten
 )
 
 // times is what is learned about how long a statement takes, and what else keeps
@@ -150,7 +150,6 @@ type times struct {
 	floor     time.Duration
 	nextFloor time.Duration // of the window under way
 	runs      int           // in it
-	seen      int64         // executions
 	slow      atomic.Bool   // written under lmu
 
 	// excess is the time above the usual, on average: what a call of this
@@ -159,9 +158,10 @@ type times struct {
 	excess atomic.Int64
 	// tail is the same of the statement's own time, whoever waits for that, and
 	// tailed says that it is no small thing.
-	tail     atomic.Int64
-	tailed   atomic.Bool
-	tailSeen time.Time
+	tail       atomic.Int64
+	tailed     atomic.Bool
+	tailSeen   time.Time
+	tailedFrom time.Time // since when it is tailed
 
 	suspect atomic.Int32 // executions for which it may be the one that was slow
 }
@@ -177,10 +177,9 @@ type times struct {
 func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
 	t.lmu.Lock()
 	defer t.lmu.Unlock()
-	t.seen = min(t.seen+1, tailMemory)
 	average := func(of *atomic.Int64, d time.Duration) int64 {
 		have := of.Load()
-		have += (int64(d) - have) / t.seen
+		have += (int64(d) - have) / tailMemory
 		of.Store(have)
 		return have
 	}
@@ -195,12 +194,25 @@ func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
 		// Hundreds of fast ones can come and go while the next slow one runs.
 		is = time.Since(t.tailSeen) < tailPatience
 	}
+	if is && !was {
+		t.tailedFrom = time.Now()
+	}
+	if is && was && time.Since(t.tailedFrom) > tailProbe {
+		// The more connections are busy, the more the machine alone delays some of
+		// them. Whether it is the statement shows on few.
+		is = false
+		t.tail.Store(0)
+		t.excess.Store(0)
+	}
 	t.tailed.Store(is)
 	return was != is
 }
 
 // tailPatience is for how long a statement that was slow is expected to be so again.
 const tailPatience = time.Second
+
+// tailProbe is after how long a tail must show again.
+const tailProbe = 2 * time.Second
 
 // suspected reports whether a call of the statement may be a slow one, and counts
 // down.

@@ -34,7 +34,7 @@ func TestCollisions(t *testing.T) {
 	})
 	t.Run("Control", func(t *testing.T) {
 		out, err := runOverlaid(t, append(constant[:1:1], battery.Edit{
-			"internal/flight/flight.go", "sl.text == k.Text && sl.args == string(k.Args)", "sl.text == k.Text",
+			"internal/flight/flight.go", "sl.text == k.Text && string(sl.args) == string(k.Args)", "sl.text == k.Text",
 		}))
 		if err == nil || !strings.Contains(out, "an answer of another") {
 			t.Errorf("flights found by their text alone: the test finds nothing wrong: %v\n%s", err, out)
