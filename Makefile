@@ -17,7 +17,7 @@ MODULES     := . integration integration/stacks integration/battery bench
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help modules demo test test-pipeline test-matrix battery soak coverage lint fuzz oracle tenants values bench bench-full microbench gate generate clean
+.PHONY: help modules demo test test-generic test-matrix battery soak coverage lint fuzz oracle tenants values bench bench-full microbench gate generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,10 +38,10 @@ test: ## run the tests of all modules (TESTFLAGS=-v)
 		(cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./...) || code=1; \
 	done; exit $${code:-0}
 
-test-pipeline: ## run the driver's tests with the pipelined executor
+test-generic: ## run the driver's tests with the generic executor
 	@scripts/ensure-postgres
 	@for module in . integration; do \
-		(cd $$module && $(GO) test -tags flightpg_pipeline -timeout 30m $(TESTFLAGS) .) || code=1; \
+		(cd $$module && $(GO) test -race -tags flightpg_generic -timeout 30m $(TESTFLAGS) .) || code=1; \
 	done; exit $${code:-0}
 
 test-matrix: ## run the tests on PostgreSQL 15, 16, 17 and 18, and through PgBouncer (VERSIONS="17 18")

@@ -91,7 +91,7 @@ type Config struct {
 	// flight_guard=auto|session|transaction|off.
 	Guard Guard
 
-	// Executor says what runs flights. The zero value is ExecutorGeneric. DSN:
+	// Executor says what runs flights. The zero value is ExecutorAuto. DSN:
 	// flight_executor=auto|pipeline|generic.
 	Executor Executor
 
@@ -175,7 +175,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	err := errors.Join(
 		check("Mode", cfg.Mode <= ModeOff, "ModeFenced, ModeStrict, ModeJoin or ModeOff"),
 		check("Guard", cfg.Guard <= GuardOff, "GuardAuto, GuardSession, GuardTransaction or GuardOff"),
-		check("Executor", cfg.Executor <= ExecutorPipeline, "ExecutorGeneric, ExecutorAuto or ExecutorPipeline"),
+		check("Executor", cfg.Executor <= ExecutorGeneric, "ExecutorAuto, ExecutorPipeline or ExecutorGeneric"),
 		check("Width", cfg.Width >= 0 && cfg.Width <= maxWidth, "1 to 1000, or 0 for 2"),
 		check("Memory", cfg.Memory >= 0, "a number of bytes, or 0 for 64 MiB"),
 		check("FlightConns", cfg.FlightConns >= 0, "0 for no limit, or more"),
@@ -187,8 +187,8 @@ func (cfg Config) withDefaults() (Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	if cfg.Executor == ExecutorGeneric {
-		cfg.Executor = defaultExecutor
+	if cfg.Executor == ExecutorAuto {
+		cfg.Executor = autoExecutor
 	}
 	if cfg.Width == 0 {
 		cfg.Width = 2

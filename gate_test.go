@@ -324,9 +324,6 @@ func TestGate(t *testing.T) {
 	if math.MaxInt == math.MaxInt32 {
 		t.Skip("the record is of 64-bit machines")
 	}
-	if defaultExecutor != ExecutorGeneric {
-		t.Skip("with this build tag the generic executor cannot be asked for")
-	}
 	if os.Getenv(pgtest.EnvDSN) != "" {
 		t.Skip("the record is of a server without a pooler in between; this one's is not known")
 	}

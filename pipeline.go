@@ -19,21 +19,21 @@ import (
 type Executor uint8
 
 const (
-	// ExecutorGeneric runs each flight in a goroutine of its own, on a session of
-	// the flight pool, through pgx or whatever the inner driver is. The default.
-	ExecutorGeneric Executor = iota
 	// ExecutorAuto uses ExecutorPipeline where it can, and ExecutorGeneric for
-	// everything else.
-	ExecutorAuto
+	// everything else. The default.
+	ExecutorAuto Executor = iota
 	// ExecutorPipeline runs flights in their leaders' goroutines, on connections
 	// taken over from pgx, and sends those that wait for one together. What it
 	// cannot serve (single calls in another pgx.QueryExecMode, servers behind a
 	// pooler) goes the generic way all the same; a connector for which it can
 	// never be used is refused.
 	ExecutorPipeline
+	// ExecutorGeneric runs each flight in a goroutine of its own, on a session of
+	// the flight pool, through pgx or whatever the inner driver is.
+	ExecutorGeneric
 )
 
-var executorNames = [...]string{ExecutorGeneric: "generic", ExecutorAuto: "auto", ExecutorPipeline: "pipeline"}
+var executorNames = [...]string{ExecutorAuto: "auto", ExecutorPipeline: "pipeline", ExecutorGeneric: "generic"}
 
 // String returns the executor's name as in the flight_executor parameter.
 func (e Executor) String() string {

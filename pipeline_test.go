@@ -236,7 +236,7 @@ func TestPipeline_CannotServe(t *testing.T) {
 			if _, err := NewConnector(tc.dsn, cfg); err == nil || !strings.Contains(err.Error(), tc.say) {
 				t.Errorf("NewConnector = %v; want an error that says %q", err, tc.say)
 			}
-			cfg.Executor = ExecutorAuto
+			cfg.Executor = ExecutorAuto // with the tag flightpg_generic there is none anyway
 			db, err := OpenDB(tc.dsn, cfg)
 			if err != nil {
 				t.Fatal(err)
