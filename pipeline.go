@@ -181,7 +181,7 @@ func (x *pipelineExecutor) tainted(st *pipeline.Stmt, setting, value string) {
 // counts returns what executor.counts does.
 func (x *pipelineExecutor) counts() (retries, refused uint64) {
 	s := x.Stats()
-	return s.Lost + s.Strays + s.Stale, x.refused.Load()
+	return s.Lost + s.Strays + s.Stale + s.Moved, x.refused.Load()
 }
 
 // serves returns the statement if the pipeline can run the read.

@@ -30,8 +30,9 @@ type Stats struct {
 	// writes, commits of transactions that wrote, raw connections given back,
 	// calls of Fence. Connectors to one database share it.
 	Fences uint64 `json:"fences"`
-	// Retries counts flights that ran a second time: their connection failed,
-	// or a cancel request meant for an earlier query hit them.
+	// Retries counts executions beyond a flight's first: its connection failed, a
+	// cancel request meant for another query hit it, DDL had changed its statement,
+	// or it travelled behind a query that took long and ran elsewhere instead.
 	Retries uint64 `json:"retries"`
 	// Refused counts flights whose statement the guard stopped: it would have
 	// written. Its callers ran it themselves, and it is not shared again.

@@ -691,9 +691,19 @@ func (k *conn) finishGroup(ctx context.Context) {
 	}
 }
 
+// drain is finishGroup in a goroutine of its own.
 func (k *conn) drain() {
+	returned := false
+	defer func() {
+		if !returned { // a handler of notices has panicked, and nobody's call can
+			_ = recover()
+			k.abort()
+		}
+	}()
 	k.reader = nil
-	if err := k.ready(); err != nil {
+	err := k.ready()
+	returned = true
+	if err != nil {
 		k.abort()
 		return
 	}

@@ -77,13 +77,17 @@
 // # Lanes
 //
 // A statement that is slow must not be waited for by others. Times are learned per
-// statement: slow ones have a queue of their own, run alone and get connections of
-// their own; those that failed lately or have large results run alone too. Those
-// that are slow now and then have a third queue, which more connections serve. The connections of the fast queue are few (a group is as good as
-// many connections, and cheaper). One whose answer does not come is not counted
-// any more after a moment, and another is opened in its place; the calls behind that
-// answer do not wait for it either: they are sent again on another, and what they
-// have sent is executed for nobody. That is bounded, see moveCost.
+// statement. Those that never take less than a moment ([slowFloor]) have a queue of
+// their own, run alone, and get as many connections as they have callers: what a
+// group saves is nothing to them. Those that failed lately or have large results run
+// alone too. Those that are slow now and then (that have a tail) have a third queue,
+// which more connections serve, with smaller groups. Since many connections make the
+// machine itself late now and then, a tail must show again on few, every
+// [tailProbe]. The connections of the fast queue are few: a group is as good as many
+// connections, and cheaper. One whose answer does not come is not counted any more
+// after a moment, and another is opened in its place; the calls behind that answer do
+// not wait for it either: they are sent again on another, and what they have sent is
+// executed for nobody. That is bounded, see moveCost.
 package pipeline
 
 import (

@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/flightpg/flightpg/internal/battery"
 )
 
@@ -191,7 +193,6 @@ func TestScript_Groups(t *testing.T) {
 	})
 }
 
-// leave runs a call whose leader leaves at once, when it has been sent.
 func TestScript_Cancel(t *testing.T) {
 	bubble(t, "LeaderLeavesTheQueue", oneFast, func(t *testing.T, s *script, p *testPool) {
 		p.warm(t, "echo", "sleep 200us")
@@ -379,6 +380,21 @@ func TestScript_Broken(t *testing.T) {
 			t.Error("Query: no error")
 		}
 		p.want(t, "x", "echo", "x")
+	})
+	bubble(t, "HandlerOfNoticesPanicsWhenItsCallerHasGone", nil, func(t *testing.T, s *script, p *testPool) {
+		p.want(t, "x", "notice", "x") // describes the statement
+		p.CloseIdle()
+		s.onNotice = func(*pgconn.PgConn, *pgconn.Notice) { panic("handler") }
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Microsecond)
+		defer cancel()
+		if got, err := p.query(ctx, "notice", "x"); err != nil || got != "x" {
+			t.Errorf("Query = %q, %v", got, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+		if st := p.Stats(); st.Open != 0 {
+			t.Errorf("Stats = %+v; want the connection closed", st)
+		}
+		p.want(t, "y", "echo", "y")
 	})
 	bubble(t, "TaintedSession", nil, func(t *testing.T, s *script, p *testPool) {
 		p.want(t, "x", "taint TimeZone Mars", "x")
