@@ -41,14 +41,15 @@ type Call struct {
 	abandoned  bool   // nobody wants it: not to be queued again
 
 	// The token holder's, or of whoever has taken the connection from the pool.
-	parsing bool // its Parse travels with it
-	parsed  bool // and has succeeded
-	begun   bool // Start was called for this answer
-	stale   bool // the answer does not fit the description
-	losses  int  // connections lost
-	strays  int  // cancel requests of others that hit it
-	stales  int  // descriptions out of date
-	moved   bool // away from behind another that took long: never again
+	parsing  bool // its Parse travels with it
+	parsed   bool // and has succeeded
+	begun    bool // Start was called for this answer
+	stale    bool // the answer does not fit the description
+	complete bool // the answer is, and the group's end is awaited
+	losses   int  // connections lost
+	strays   int  // cancel requests of others that hit it
+	stales   int  // descriptions out of date
+	moved    bool // away from behind another that took long: never again
 
 	// Guarded by conn.cancelMu.
 	settled   bool          // its answer has ended on the server

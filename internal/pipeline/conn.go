@@ -43,6 +43,7 @@ type conn struct {
 	missed   time.Time     // when the reader of that call saw that its answer takes more than a moment
 	answered time.Time     // when it was there, if others have moved on
 	retired  bool          // to be closed instead of taking another group
+	drains   bool          // what is read is nobody's, and a deadline is set
 	changed  [2]string
 	closed   bool
 
@@ -136,6 +137,9 @@ func (k *conn) measure() error {
 			msg, err := k.front.Receive()
 			if err != nil {
 				return err
+			}
+			if pgErr, ok := msg.(*pgproto3.ErrorResponse); ok { // it shuts down
+				return pgconn.ErrorResponseToPgError(pgErr)
 			}
 			if !k.aside(msg) {
 				if _, ok := msg.(*pgproto3.ReadyForQuery); !ok {
@@ -234,7 +238,7 @@ func (k *conn) send() bool {
 		if k.flushed = k.flushed && c.tailed; c.tailed && i > 0 {
 			out = append(out, flushMessage...)
 		}
-		c.parsing, c.parsed, c.begun, c.stale = false, false, false, false
+		c.parsing, c.parsed, c.begun, c.stale, c.complete = false, false, false, false, false
 		prepare, evicted := k.prepared.use(c.desc)
 		if evicted != nil {
 			out = k.closeStmt(out, evicted.name)
@@ -282,6 +286,9 @@ func (k *conn) closeStmt(out []byte, name string) []byte {
 // pgproto3 can go on from there, in the middle of a message too.
 func (k *conn) Read(b []byte) (int, error) {
 	ctx := k.reader
+	if k.drains {
+		return k.net.Read(b)
+	}
 	watched := ctx != nil && ctx.Done() != nil
 	others := len(k.group) > k.head+1
 	if !watched && !others {
@@ -438,13 +445,17 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 			}
 		case *pgproto3.BindComplete, *pgproto3.CloseComplete:
 		case *pgproto3.CommandComplete, *pgproto3.EmptyQueryResponse:
-			if c.describe {
+			if _, empty := msg.(*pgproto3.EmptyQueryResponse); c.describe || empty && len(c.desc.Fields) > 0 {
 				return k.unexpected(c, msg)
 			}
 			if c.stale {
 				return k.restart(ctx, c)
 			}
 			k.begin(c)
+			if k.head == len(k.group)-1 && !k.moved {
+				c.complete = true // but for what the end of the transaction says
+				continue
+			}
 			c.stmt.ran()
 			c.finish(nil)
 			return k.pass(ctx, c, answerEnded)
@@ -469,10 +480,19 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 			c.stale = c.stale || len(c.desc.Fields) > 0
 		case *pgproto3.ErrorResponse:
 			return k.fail(ctx, c, pgconn.ErrorResponseToPgError(msg))
-		default:
-			if !k.aside(msg) {
+		case *pgproto3.ReadyForQuery:
+			if !c.complete {
 				return k.unexpected(c, msg)
 			}
+			k.retired = k.retired || msg.TxStatus != 'I'
+			k.settle(c)
+			k.head++
+			c.stmt.ran()
+			c.finish(nil)
+			k.free()
+			return answerEnded
+		default:
+			k.aside(msg) // what is no part of an answer pgx passes over, too
 		}
 	}
 }
@@ -678,12 +698,12 @@ func (k *conn) moveOn() {
 // call has ended, and nobody waits for this: when ctx ends, a goroutine goes on.
 func (k *conn) finishGroup(ctx context.Context) {
 	if k.moved { // there is more to read than nothing
-		go k.drain()
+		go k.drain(drainPatience)
 		return
 	}
 	switch err := k.ready(); {
 	case err == errPoked:
-		go k.drain()
+		go k.drain(cancelPatience)
 	case err != nil:
 		k.abort()
 	default:
@@ -691,8 +711,12 @@ func (k *conn) finishGroup(ctx context.Context) {
 	}
 }
 
+// drainPatience is how long the answers may take of calls that have moved on. Then
+// the connection is closed, and what runs on it cancelled.
+const drainPatience = time.Minute
+
 // drain is finishGroup in a goroutine of its own.
-func (k *conn) drain() {
+func (k *conn) drain(patience time.Duration) {
 	returned := false
 	defer func() {
 		if !returned { // a handler of notices has panicked, and nobody's call can
@@ -701,10 +725,18 @@ func (k *conn) drain() {
 		}
 	}()
 	k.reader = nil
+	k.setGlance(time.Now().Add(patience)) // the server may say no more
+	k.drains = true
 	err := k.ready()
+	k.drains = false
 	returned = true
 	if err != nil {
 		k.abort()
+		if patience == drainPatience {
+			ctx, stop := context.WithTimeout(context.Background(), cancelTimeout)
+			defer stop()
+			_ = k.link.PgConn.CancelRequest(ctx)
+		}
 		return
 	}
 	k.free()

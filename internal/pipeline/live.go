@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -12,12 +13,14 @@ import (
 // Rows are what is left of an answer that was too much for its Read. They have the
 // connection to themselves. One goroutine at a time uses them.
 type Rows struct {
-	k      *conn
-	c      *Call
-	values [][]byte
-	ended  bool
-	err    error
-	unhook func() bool
+	k        *conn
+	c        *Call
+	values   [][]byte
+	complete bool // all rows are there, and the group's end is awaited
+	ended    bool
+	failure  error // with which the server ended them
+	err      error
+	unhook   func() bool
 }
 
 // goLive makes the rest of the head's answer live rows. Calls behind it in the
@@ -33,19 +36,29 @@ func (k *conn) goLive(c *Call, row [][]byte) answer {
 	}
 	p.mu.Lock()
 	p.vacateLocked(k)
+	p.live++
 	p.mu.Unlock()
 	p.requeue(rest, nil)
+	p.mu.Lock()
+	p.elsewhereLocked()
+	p.mu.Unlock()
 	k.reader = nil
 	c.live = &Rows{k: k, c: c, values: row}
 	c.finish(nil)
 	return answerEnded
 }
 
-// Watch makes the end of ctx cancel the query.
+// Watch makes the end of ctx cancel the query. Reading then ends in time.
 func (r *Rows) Watch(ctx context.Context) {
 	r.unhook = context.AfterFunc(ctx, func() {
-		r.k.cancel(r.c)
-		time.AfterFunc(cancelPatience, func() { r.k.kill(r.c) })
+		k := r.k
+		k.cancel(r.c)
+		k.cancelMu.Lock()
+		if !r.c.settled {
+			_ = k.net.SetReadDeadline(time.Now().Add(cancelPatience))
+		}
+		k.cancelMu.Unlock()
+		time.AfterFunc(cancelPatience, func() { k.kill(r.c) }) // nobody may be reading
 	})
 }
 
@@ -55,7 +68,7 @@ func (r *Rows) Next() bool {
 	for !r.ended {
 		msg, err := k.front.Receive()
 		if err != nil {
-			r.end(err, false)
+			r.end(cmp.Or(r.failure, err), false)
 			break
 		}
 		switch msg := msg.(type) {
@@ -67,15 +80,28 @@ func (r *Rows) Next() bool {
 			r.values = msg.Values
 			return true
 		case *pgproto3.CommandComplete:
-			r.end(nil, true)
+			r.complete = !k.retired // else there are others' answers before the end
+			if !r.complete {
+				r.end(nil, true)
+			}
 		case *pgproto3.ErrorResponse:
 			pgErr := pgconn.ErrorResponseToPgError(msg)
 			handler := k.config.OnPgError
-			r.end(pgErr, handler == nil || handler(k.link.PgConn, pgErr))
-		default:
-			if !k.aside(msg) {
-				r.end(errors.New("flightpg: unexpected message from the server"), false)
+			if handler != nil && !handler(k.link.PgConn, pgErr) {
+				r.end(pgErr, false)
+				break
 			}
+			r.failure, r.complete = pgErr, true
+		case *pgproto3.ReadyForQuery:
+			if !r.complete {
+				r.end(errors.New("flightpg: unexpected message from the server"), false)
+				break
+			}
+			k.retired = k.retired || msg.TxStatus != 'I'
+			r.settled(r.failure)
+			k.free()
+		default:
+			k.aside(msg)
 		}
 	}
 	r.values = nil
@@ -84,16 +110,27 @@ func (r *Rows) Next() bool {
 
 // end ends the rows, and gives the connection back if it can still be used.
 func (r *Rows) end(err error, usable bool) {
-	r.ended, r.err = true, err
-	if r.unhook != nil {
-		r.unhook()
-	}
-	r.k.settle(r.c)
+	r.settled(err)
 	if !usable {
 		r.k.abort()
 		return
 	}
-	r.k.finishGroup(context.Background())
+	go r.k.drain(drainPatience)
+}
+
+// settled ends the rows.
+func (r *Rows) settled(err error) {
+	r.ended, r.err = true, err
+	if r.unhook != nil {
+		r.unhook()
+	}
+	k := r.k
+	k.settle(r.c)
+	k.p.mu.Lock()
+	k.p.live--
+	k.p.mu.Unlock()
+	k.glance = longAgo // nobody knows whether Watch has set a deadline
+	k.setGlance(time.Time{})
 }
 
 // RawValues returns the row's values, valid until the next call of Next: before the

@@ -29,6 +29,7 @@ type Pool struct {
 	fastConns  int // busy with calls of the fast queue, and not stuck
 	mixedConns int // likewise of the mixed queue
 	slowConns  int // busy otherwise, stuck ones not included
+	live       int // whose answers are live rows: counted nowhere else
 	dialing    int
 	fullUntil  time.Time     // the server takes no more connections, as far as is known
 	roundTrip  time.Duration // the least that was measured
@@ -158,6 +159,10 @@ func (p *Pool) submit(c *Call) bool {
 		c.tell(ErrClosed)
 		return false
 	case p.elsewhere.Load():
+		p.mu.Unlock()
+		c.tell(ErrElsewhere)
+		return false
+	case p.allLiveLocked():
 		p.mu.Unlock()
 		c.tell(ErrElsewhere)
 		return false
@@ -332,6 +337,23 @@ func (p *Pool) release(k *conn) {
 		}
 		if k.gone() {
 			return
+		}
+	}
+}
+
+// allLiveLocked reports whether each connection that there may be is held by a
+// reader, who may take as long as he likes.
+func (p *Pool) allLiveLocked() bool { return p.cfg.Max > 0 && p.live >= p.cfg.Max }
+
+// elsewhereLocked sends what waits elsewhere if no connection is to be expected.
+func (p *Pool) elsewhereLocked() {
+	if !p.allLiveLocked() {
+		return
+	}
+	for _, q := range []*queue{&p.fast, &p.mixed, &p.slow} {
+		for c := q.first; c != nil; c = q.first {
+			q.remove(c)
+			c.tell(ErrElsewhere)
 		}
 	}
 }

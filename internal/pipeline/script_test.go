@@ -29,8 +29,9 @@ import (
 //	taint NAME V   one row; the setting is reported changed
 //	cached N       the first N executions on all connections fail with 0A000
 //	twocolumns     when columns is 2, else one
-//	copy           a message that is no part of an answer
-//	notice         one row, and after a millisecond a notice
+//	copy           a message that is no part of an answer, and one row
+//	ready          the message that ends a group
+//	commit CODE    one row, and the error when the transaction ends
 type script struct {
 	mu       sync.Mutex // guards what follows
 	conns    map[uint32]*scripted
@@ -40,7 +41,6 @@ type script struct {
 	columns  int
 	refuse   error         // of connecting
 	delay    time.Duration // of requests to cancel
-	onNotice pgconn.NoticeHandler
 	dials    int
 	// wrap may change the client's end of each new connection.
 	wrap func(n int, c net.Conn) net.Conn
@@ -87,7 +87,7 @@ func (s *script) connect(ctx context.Context) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.DialFunc, config.OnNotice = s.dial, s.onNotice
+	config.DialFunc = s.dial
 	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"127.0.0.1"}, nil }
 	pg, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
@@ -327,17 +327,15 @@ func (c *scripted) execute(b *pgproto3.Backend, text, param string) (code string
 			return "0A000", nil
 		}
 		row(param)
-	case "notice":
-		row(param)
-		b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
-		if err := b.Flush(); err != nil {
-			return "", err
-		}
-		time.Sleep(time.Millisecond) // the bubble's time
-		b.Send(&pgproto3.NoticeResponse{Severity: "WARNING", Message: "script"})
-		return "", nil
 	case "copy":
 		b.Send(&pgproto3.CopyOutResponse{})
+		row(param)
+	case "commit":
+		row(param)
+		b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
+		return rest, nil
+	case "ready":
+		b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 	default:
 		return "42601", nil
 	}

@@ -15,8 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/flightpg/flightpg/internal/battery"
 )
 
@@ -376,25 +374,18 @@ func TestScript_Broken(t *testing.T) {
 		}
 	})
 	bubble(t, "SurpriseMessage", nil, func(t *testing.T, s *script, p *testPool) {
-		if _, err := p.query(context.Background(), "copy", "x"); err == nil {
+		if _, err := p.query(context.Background(), "ready", "x"); err == nil {
 			t.Error("Query: no error")
 		}
+		p.want(t, "x", "copy", "x") // as pgx
 		p.want(t, "x", "echo", "x")
 	})
-	bubble(t, "HandlerOfNoticesPanicsWhenItsCallerHasGone", nil, func(t *testing.T, s *script, p *testPool) {
-		p.want(t, "x", "notice", "x") // describes the statement
-		p.CloseIdle()
-		s.onNotice = func(*pgconn.PgConn, *pgconn.Notice) { panic("handler") }
-		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Microsecond)
-		defer cancel()
-		if got, err := p.query(ctx, "notice", "x"); err != nil || got != "x" {
-			t.Errorf("Query = %q, %v", got, err)
+	bubble(t, "ErrorAtTheTransactionsEnd", nil, func(t *testing.T, s *script, p *testPool) {
+		// As a serializable one can have.
+		if _, err := p.query(context.Background(), "commit 40001", "x"); code(err) != "40001" {
+			t.Errorf("Query = %v; want the error 40001", err)
 		}
-		time.Sleep(10 * time.Millisecond)
-		if st := p.Stats(); st.Open != 0 {
-			t.Errorf("Stats = %+v; want the connection closed", st)
-		}
-		p.want(t, "y", "echo", "y")
+		p.want(t, "x", "echo", "x")
 	})
 	bubble(t, "TaintedSession", nil, func(t *testing.T, s *script, p *testPool) {
 		p.want(t, "x", "taint TimeZone Mars", "x")
