@@ -166,7 +166,7 @@ func (b *boxes) decode(c *wireColumns, i int, src []byte) (v driver.Value, size 
 	case f == formFloat4 && len(src) == 4:
 		return b.word(c, math.Float64bits(float64(math.Float32frombits(binary.BigEndian.Uint32(src)))), anyFloat), 0, nil
 	}
-	v, err = c.decode[i](src)
+	v, err = c.decodeOther(i, src)
 	if err != nil {
 		return nil, 0, err
 	}

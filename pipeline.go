@@ -232,7 +232,16 @@ func (l *pipelineLink) columnsOf(d *pipeline.Desc) *linkColumns {
 			clear(l.columns)
 		}
 		wire := newWireColumns(l.s, d.Fields)
-		cols = &linkColumns{copyColumns(&wireRows{wireColumns: wire}), l.s, wire}
+		shared, _ := d.User.Load().(*columns)
+		if shared == nil {
+			shared = copyColumns(&wireRows{wireColumns: wire})
+			d.User.Store(shared)
+		}
+		cols = &linkColumns{
+			columns: &columns{names: shared.names, types: shared.types, wire: &wireColumns{readers: wire.readers, fields: wire.fields}},
+			s:       l.s,
+			wire:    wire,
+		}
 		l.columns[d] = cols
 	}
 	return cols

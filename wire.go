@@ -137,10 +137,9 @@ type wireColumns struct {
 
 func newWireColumns(s *session, fields []pgconn.FieldDescription) *wireColumns {
 	m := s.pgx.Conn().TypeMap()
-	c := &wireColumns{types: m, readers: s.typeReaders(), fields: fields, decode: make([]func([]byte) (driver.Value, error), len(fields)), forms: make([]form, len(fields))}
+	c := &wireColumns{types: m, readers: s.typeReaders(), fields: fields, forms: make([]form, len(fields))}
 	for i := range fields {
-		var text bool
-		c.decode[i], text = decoder(m, &fields[i])
+		text := decoders[fields[i].DataTypeOID] == nil
 		switch c.forms[i] = formOf(m, &fields[i], text); c.forms[i] {
 		case formOther:
 		case formText:
@@ -169,35 +168,48 @@ func same[T any](d T) (driver.Value, error) { return d, nil }
 
 func valueOf[T driver.Valuer](d T) (driver.Value, error) { return d.Value() }
 
-// decoder returns what makes a column's driver.Value, and whether that is a string for
-// want of anything better.
-func decoder(m *pgtype.Map, fd *pgconn.FieldDescription) (decode func([]byte) (driver.Value, error), text bool) {
-	switch fd.DataTypeOID {
-	case pgtype.BoolOID:
-		return scanInto(m, fd, same[bool]), false
-	case pgtype.ByteaOID, pgtype.JSONOID, pgtype.JSONBOID, pgtype.XMLOID:
-		return scanInto(m, fd, same[[]byte]), false
-	case pgtype.CIDOID, pgtype.OIDOID, pgtype.XIDOID:
-		return scanInto(m, fd, valueOf[pgtype.Uint32]), false
-	case pgtype.DateOID:
-		return scanInto(m, fd, valueOf[pgtype.Date]), false
-	case pgtype.Float4OID:
-		return scanInto(m, fd, func(d float32) (driver.Value, error) { return float64(d), nil }), false
-	case pgtype.Float8OID:
-		return scanInto(m, fd, same[float64]), false
-	case pgtype.Int2OID:
-		return scanInto(m, fd, func(d int16) (driver.Value, error) { return int64(d), nil }), false
-	case pgtype.Int4OID:
-		return scanInto(m, fd, func(d int32) (driver.Value, error) { return int64(d), nil }), false
-	case pgtype.Int8OID:
-		return scanInto(m, fd, same[int64]), false
-	case pgtype.TimestampOID:
-		return scanInto(m, fd, valueOf[pgtype.Timestamp]), false
-	case pgtype.TimestamptzOID:
-		return scanInto(m, fd, valueOf[pgtype.Timestamptz]), false
-	default:
-		return scanInto(m, fd, same[string]), true
+// decoders make what makes a column's driver.Value, where that is not a string for want
+// of anything better.
+var decoders = map[uint32]func(*pgtype.Map, *pgconn.FieldDescription) func([]byte) (driver.Value, error){
+	pgtype.BoolOID:        decoderOf(same[bool]),
+	pgtype.ByteaOID:       decoderOf(same[[]byte]),
+	pgtype.JSONOID:        decoderOf(same[[]byte]),
+	pgtype.JSONBOID:       decoderOf(same[[]byte]),
+	pgtype.XMLOID:         decoderOf(same[[]byte]),
+	pgtype.CIDOID:         decoderOf(valueOf[pgtype.Uint32]),
+	pgtype.OIDOID:         decoderOf(valueOf[pgtype.Uint32]),
+	pgtype.XIDOID:         decoderOf(valueOf[pgtype.Uint32]),
+	pgtype.DateOID:        decoderOf(valueOf[pgtype.Date]),
+	pgtype.Float4OID:      decoderOf(func(d float32) (driver.Value, error) { return float64(d), nil }),
+	pgtype.Float8OID:      decoderOf(same[float64]),
+	pgtype.Int2OID:        decoderOf(func(d int16) (driver.Value, error) { return int64(d), nil }),
+	pgtype.Int4OID:        decoderOf(func(d int32) (driver.Value, error) { return int64(d), nil }),
+	pgtype.Int8OID:        decoderOf(same[int64]),
+	pgtype.TimestampOID:   decoderOf(valueOf[pgtype.Timestamp]),
+	pgtype.TimestamptzOID: decoderOf(valueOf[pgtype.Timestamptz]),
+}
+
+func decoderOf[T any](value func(T) (driver.Value, error)) func(*pgtype.Map, *pgconn.FieldDescription) func([]byte) (driver.Value, error) {
+	return func(m *pgtype.Map, fd *pgconn.FieldDescription) func([]byte) (driver.Value, error) {
+		return scanInto(m, fd, value)
 	}
+}
+
+// decodeOther decodes a value of a column as pgx's plan does, which is made when it is
+// needed: most columns have a form of their own.
+func (c *wireColumns) decodeOther(i int, src []byte) (driver.Value, error) {
+	if c.decode == nil {
+		c.decode = make([]func([]byte) (driver.Value, error), len(c.fields))
+	}
+	if c.decode[i] == nil {
+		fd := &c.fields[i]
+		if of := decoders[fd.DataTypeOID]; of != nil {
+			c.decode[i] = of(c.types, fd)
+		} else {
+			c.decode[i] = scanInto(c.types, fd, same[string])
+		}
+	}
+	return c.decode[i](src)
 }
 
 // decodeRow decodes a row. It returns what the values refer to takes in memory, in
@@ -225,7 +237,7 @@ func (c *wireColumns) value(i int, src []byte) (driver.Value, error) {
 	if src == nil {
 		return nil, nil
 	}
-	return c.decode[i](src)
+	return c.decodeOther(i, src)
 }
 
 // Columns implements driver.Rows.

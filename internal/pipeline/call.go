@@ -21,8 +21,8 @@ type Call struct {
 	read Read
 	args []any
 
-	// wake has room for one message: the token of the call's connection, or, if
-	// finished is set, the news of that.
+	// wake has room for one message: the token of the call's connection, or the news
+	// that finished is set, or again.
 	wake chan struct{}
 
 	// The driver's.
@@ -39,6 +39,7 @@ type Call struct {
 	prev, next *Call  // there
 	conn       *conn  // that it was sent on, or nil
 	abandoned  bool   // nobody wants it: not to be queued again
+	again      bool   // its statement has been described by another; it is new once more
 
 	// The token holder's, or of whoever has taken the connection from the pool.
 	parsing  bool // its Parse travels with it
@@ -141,6 +142,11 @@ func (c *Call) drive(ctx context.Context) (finished bool) {
 			if c.finished {
 				return true
 			}
+			if c.again {
+				c.again, c.fresh = false, true
+				c.endDescribe()
+				continue
+			}
 		}
 		// The token of our connection is ours, and the next answer is for us.
 		switch c.conn.answer(ctx, c) {
@@ -216,7 +222,7 @@ const describePatience = 5 * time.Millisecond
 
 func (c *Call) abandonedNow() bool {
 	c.p.mu.Lock()
-	defer c.p.mu.Unlock()
+	defer c.p.unlock()
 	return c.abandoned
 }
 
@@ -254,15 +260,16 @@ func (c *Call) giveUp(cause error) {
 	}
 	p := c.p
 	p.mu.Lock()
+	p.takeInLocked()
 	c.abandoned = true
 	if c.queue != nil {
 		c.queue.remove(c)
-		p.mu.Unlock()
+		p.unlock()
 		c.finish(cause)
 		return
 	}
 	k, solo := c.conn, c.solo
-	p.mu.Unlock()
+	p.unlock()
 	// It was sent, or is finished. From now on it stays where it is.
 	if k != nil {
 		if solo {
@@ -307,8 +314,8 @@ type encoder struct {
 // encoders makes encoders from a connection's type map.
 type encoders struct {
 	mu    sync.Mutex // guards base and usual
-	base  *pgtype.Map
-	usual bool // integers are encoded by pgx's own codecs
+	base  *pgtype.Map // copied from, never encoded with
+	usual bool        // integers are encoded by pgx's own codecs
 	idle  sync.Pool
 }
 
@@ -328,8 +335,9 @@ func (e *encoders) get() *encoder {
 		return enc
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	return &encoder{types: copyTypes(e.base), usual: e.usual}
+	base, usual := e.base, e.usual
+	e.mu.Unlock()
+	return &encoder{types: copyTypes(base), usual: usual}
 }
 
 // usualIntegers reports whether a type map encodes integers as pgx does if nobody

@@ -433,7 +433,7 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.DataRow:
-			if c.describe || len(msg.Values) != len(c.desc.Fields) && !c.stale {
+			if c.describe || c.complete || len(msg.Values) != len(c.desc.Fields) && !c.stale {
 				return k.lost(c, fmt.Errorf("flightpg: the server sent a row of %d columns in a result of %d", len(msg.Values), len(c.desc.Fields)))
 			}
 			if c.stale {
@@ -470,12 +470,14 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 		case *pgproto3.RowDescription:
 			if c.describe {
 				c.desc.Fields = fieldsOf(msg)
-				return k.described(ctx, c)
+				c.complete = true
+				continue
 			}
 			c.stale = c.stale || !c.desc.fits(msg)
 		case *pgproto3.NoData:
 			if c.describe {
-				return k.described(ctx, c)
+				c.complete = true
+				continue
 			}
 			c.stale = c.stale || len(c.desc.Fields) > 0
 		case *pgproto3.ErrorResponse:
@@ -487,10 +489,15 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 			k.retired = k.retired || msg.TxStatus != 'I'
 			k.settle(c)
 			k.head++
-			c.stmt.ran()
-			c.finish(nil)
+			end := answerEnded
+			if c.describe {
+				end = k.described(c)
+			} else {
+				c.stmt.ran()
+				c.finish(nil)
+			}
 			k.free()
-			return answerEnded
+			return end
 		default:
 			k.aside(msg) // what is no part of an answer pgx passes over, too
 		}
@@ -509,7 +516,7 @@ func (k *conn) unexpected(c *Call, msg pgproto3.BackendMessage) answer {
 }
 
 // described ends a round that described the statement.
-func (k *conn) described(ctx context.Context, c *Call) answer {
+func (k *conn) described(c *Call) answer {
 	d := c.desc
 	d.columns = make([]int16, len(d.Fields))
 	for i := range d.Fields {
@@ -519,7 +526,7 @@ func (k *conn) described(ctx context.Context, c *Call) answer {
 	c.stmt.desc.Store(d)
 	c.fresh, k.fresh = true, true
 	c.endDescribe()
-	return k.pass(ctx, c, answerAgain)
+	return answerAgain
 }
 
 // restart makes a call describe its statement again, whose answer was not what
@@ -672,7 +679,7 @@ func (k *conn) moveOn() {
 		p.spare -= moveCost * len(rest)
 		p.stuckLocked(k)
 	}
-	p.mu.Unlock()
+	p.unlock()
 	if !ok {
 		return
 	}
@@ -713,7 +720,7 @@ func (k *conn) finishGroup(ctx context.Context) {
 
 // drainPatience is how long the answers may take of calls that have moved on. Then
 // the connection is closed, and what runs on it cancelled.
-const drainPatience = time.Minute
+const drainPatience = 15 * time.Second
 
 // drain is finishGroup in a goroutine of its own.
 func (k *conn) drain(patience time.Duration) {
@@ -801,7 +808,7 @@ func (k *conn) learn() {
 	if k.lane != nil && k.lane != &p.slow {
 		p.groupTime.learn(took)
 	}
-	p.mu.Unlock()
+	p.unlock()
 	n := time.Duration(len(k.stmts))
 	longer := func(d time.Duration) time.Duration { return max(min(d, own)-k.roundTrip-4*usual, 0) }
 	for i, st := range k.stmts {
@@ -825,7 +832,7 @@ func (k *conn) learn() {
 		p.mu.Lock()
 		p.sortLocked()
 		p.serveLocked()
-		p.mu.Unlock()
+		p.unlock()
 	}
 	if len(k.stmts) > 1 && !k.moved && took > max(tailTime, 8*usual) {
 		for _, st := range k.stmts {
@@ -859,7 +866,7 @@ func (k *conn) abort() {
 	k.close()
 	k.p.mu.Lock()
 	k.p.dropLocked(k)
-	k.p.mu.Unlock()
+	k.p.unlock()
 }
 
 // lost gives up a connection that failed. What it has not answered runs once more

@@ -37,11 +37,11 @@ func (k *conn) goLive(c *Call, row [][]byte) answer {
 	p.mu.Lock()
 	p.vacateLocked(k)
 	p.live++
-	p.mu.Unlock()
+	p.unlock()
 	p.requeue(rest, nil)
 	p.mu.Lock()
 	p.elsewhereLocked()
-	p.mu.Unlock()
+	p.unlock()
 	k.reader = nil
 	c.live = &Rows{k: k, c: c, values: row}
 	c.finish(nil)
@@ -73,7 +73,7 @@ func (r *Rows) Next() bool {
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.DataRow:
-			if len(msg.Values) != len(r.c.desc.Fields) {
+			if r.complete || len(msg.Values) != len(r.c.desc.Fields) {
 				r.end(errors.New("flightpg: the server sent a row of another number of columns"), false)
 				break
 			}
@@ -128,7 +128,7 @@ func (r *Rows) settled(err error) {
 	k.settle(r.c)
 	k.p.mu.Lock()
 	k.p.live--
-	k.p.mu.Unlock()
+	k.p.unlock()
 	k.glance = longAgo // nobody knows whether Watch has set a deadline
 	k.setGlance(time.Time{})
 }

@@ -20,9 +20,10 @@
 // A busy connection has one reader token. Answers come in the order of the group,
 // so the token belongs to the group's head, the first call whose answer has not
 // been read: its driver reads that, finishes the call, and hands the token to the
-// driver of the next. The last one reads up to ReadyForQuery and frees the
-// connection. Each driver waits on its call's own channel, which has room for one
-// message; a message is either the token or the news that the call is finished.
+// driver of the next. The last one ends with ReadyForQuery, and frees the connection.
+// Each driver waits on its call's own channel, which has room for one message: the
+// token, or the news that the call is finished, or that its statement has been
+// described by another meanwhile.
 //
 // # States
 //
@@ -43,6 +44,7 @@
 //	                      or must be executed again (connection lost, a cancel
 //	                      request that was meant for another)
 //	sent → new            its statement must be described again
+//	queued → new          its statement, which it was to describe, has been
 //
 // A connection is free (in the pool's list), busy (it has a group, and a token),
 // parked (its group is done, a cancel request is on its way still), or gone.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +19,9 @@ type Pool struct {
 	encoders  encoders
 	elsewhere atomic.Bool // the server cannot be served here
 
-	mu sync.Mutex // guards what follows, and what says so in Call and conn; no I/O and nothing of a Read's while it is held
+	intake atomic.Pointer[Call] // submitted while others had mu, the last one first; linked by next
+
+	mu sync.Mutex // unlocked by unlock; guards what follows, and what says so in Call and conn; no I/O and nothing of a Read's while it is held
 
 	closed     bool
 	conns      map[*conn]struct{} // all that are open
@@ -151,29 +154,43 @@ func (m *median) learn(d time.Duration) {
 // submit sends the call if a connection is free for it, else queues it. It reports
 // true if the caller has the connection's token.
 func (p *Pool) submit(c *Call) bool {
+	if !p.mu.TryLock() {
+		// Who has the lock takes the call in: a mutex that thousands wait for hands
+		// itself from one to the next, which takes long.
+		c.awaited()
+		for {
+			c.next = p.intake.Load()
+			if p.intake.CompareAndSwap(c.next, c) {
+				break
+			}
+		}
+		if p.mu.TryLock() {
+			p.takeInLocked()
+			p.unlock()
+		}
+		return false
+	}
 	lane := p.laneOf(c)
-	p.mu.Lock()
 	switch {
 	case p.closed:
-		p.mu.Unlock()
+		p.unlock()
 		c.tell(ErrClosed)
 		return false
 	case p.elsewhere.Load():
-		p.mu.Unlock()
+		p.unlock()
 		c.tell(ErrElsewhere)
 		return false
 	case p.allLiveLocked():
-		p.mu.Unlock()
+		p.unlock()
 		c.tell(ErrElsewhere)
 		return false
 	case len(p.free) > 0 && lane.n == 0 && p.mayServeLocked(lane):
-		k := p.free[len(p.free)-1]
-		p.free = p.free[:len(p.free)-1]
+		k := p.popFreeLocked()
 		k.group = append(k.group[:0], c)
 		c.conn, c.tailed = k, false
 		p.occupyLocked(k, lane)
 		k.sole = c.stmt
-		p.mu.Unlock()
+		p.unlock()
 		if len(c.msg) > inlineBytes {
 			c.awaited()
 			go k.launch()
@@ -185,8 +202,49 @@ func (p *Pool) submit(c *Call) bool {
 	lane.push(c)
 	p.growLocked()
 	p.tickLocked()
-	p.mu.Unlock()
+	p.unlock()
 	return false
+}
+
+// unlock unlocks mu. What was submitted meanwhile is taken in by whoever has locked it
+// last.
+func (p *Pool) unlock() {
+	for {
+		p.mu.Unlock()
+		if p.intake.Load() == nil || !p.mu.TryLock() {
+			return
+		}
+		p.takeInLocked()
+	}
+}
+
+// takeInLocked queues what was submitted while others had the lock.
+func (p *Pool) takeInLocked() {
+	var calls *Call // in the order in which they came
+	for c := p.intake.Swap(nil); c != nil; {
+		next := c.next
+		c.next, calls = calls, c
+		c = next
+	}
+	if calls == nil {
+		return
+	}
+	for c := calls; c != nil; {
+		next := c.next
+		c.next = nil
+		switch {
+		case p.closed:
+			c.tell(ErrClosed)
+		case p.elsewhere.Load(), p.allLiveLocked():
+			c.tell(ErrElsewhere)
+		default:
+			p.laneOf(c).push(c)
+		}
+		c = next
+	}
+	p.serveLocked()
+	p.growLocked()
+	p.tickLocked()
 }
 
 // mayServeLocked reports whether one more connection may serve a queue.
@@ -224,6 +282,7 @@ func (p *Pool) widthLocked() int {
 // whether there is one.
 func (p *Pool) takeLocked(k *conn) bool {
 	k.group = k.group[:0]
+	p.describedLocked()
 	switch {
 	case p.fast.n > 0 && p.mayServeLocked(&p.fast):
 		p.groupLocked(k, &p.fast)
@@ -237,6 +296,18 @@ func (p *Pool) takeLocked(k *conn) bool {
 		return true
 	}
 	return false
+}
+
+// describedLocked sends calls back to their drivers that wait to describe a statement
+// which has been described meanwhile.
+func (p *Pool) describedLocked() {
+	for _, q := range []*queue{&p.fast, &p.mixed, &p.slow} {
+		for c := q.first; c != nil && c.describe && c.stmt.desc.Load() != nil; c = q.first {
+			q.remove(c)
+			c.again = true
+			c.wake <- struct{}{}
+		}
+	}
 }
 
 // groupLocked makes a group of what is in a queue.
@@ -310,27 +381,28 @@ func (p *Pool) release(k *conn) {
 		p.vacateLocked(k)
 		if k.retired || p.closed || p.cfg.MaxLifetime > 0 && time.Since(k.opened) > p.cfg.MaxLifetime {
 			p.dropLocked(k)
-			p.mu.Unlock()
+			p.unlock()
 			k.close()
 			return
 		}
 		if !p.takeLocked(k) {
 			k.idleSince = time.Now()
+			clear(k.group[:cap(k.group)]) // what it refers to is not kept by an idle connection
 			p.free = append(p.free, k)
 			var surplus *conn
 			if p.cfg.MaxIdle < len(p.free) {
 				surplus = p.free[0]
-				p.free = append(p.free[:0], p.free[1:]...)
+				p.free = slices.Delete(p.free, 0, 1)
 				p.dropLocked(surplus)
 			}
 			p.ageLocked()
-			p.mu.Unlock()
+			p.unlock()
 			if surplus != nil {
 				surplus.close()
 			}
 			return
 		}
-		p.mu.Unlock()
+		p.unlock()
 		if k.send() {
 			k.group[0].wake <- struct{}{}
 			return
@@ -374,7 +446,7 @@ func (p *Pool) requeue(calls []*Call, self *Call) (finished bool) {
 		return false
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	for i := len(calls) - 1; i >= 0; i-- {
 		c := calls[i]
 		c.conn = nil
@@ -411,7 +483,7 @@ func (p *Pool) serveLocked() {
 		if !p.takeLocked(k) {
 			return
 		}
-		p.free = p.free[:len(p.free)-1]
+		p.popFreeLocked()
 		go k.launch()
 	}
 }
@@ -450,7 +522,7 @@ func (p *Pool) dial() {
 	p.dialing--
 	if err != nil {
 		p.refusedLocked(err)
-		p.mu.Unlock()
+		p.unlock()
 		return
 	}
 	p.fullUntil = time.Time{}
@@ -458,7 +530,7 @@ func (p *Pool) dial() {
 		p.roundTrip = k.roundTrip
 	}
 	p.conns[k] = struct{}{}
-	p.mu.Unlock()
+	p.unlock()
 	p.stats.dials.Add(1)
 	p.release(k)
 }
@@ -536,7 +608,7 @@ func (p *Pool) lateLocked() time.Duration { return max(stuckTime+p.roundTrip, 4*
 // late is lateLocked for those who wait behind an answer.
 func (p *Pool) late() time.Duration {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	return p.lateLocked()
 }
 
@@ -552,7 +624,7 @@ func (p *Pool) stuckLocked(k *conn) {
 // their place, and learns from unknown statements on them.
 func (p *Pool) tick() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.ticking = false
 	if p.closed {
 		return
@@ -631,14 +703,23 @@ func (p *Pool) age() {
 	if len(p.free) > 0 && !p.closed {
 		p.ageLocked()
 	}
-	p.mu.Unlock()
+	p.unlock()
 	closeAll(old)
+}
+
+// popFreeLocked takes the free connection out that was used last.
+func (p *Pool) popFreeLocked() *conn {
+	n := len(p.free) - 1
+	k := p.free[n]
+	p.free[n] = nil
+	p.free = p.free[:n]
+	return k
 }
 
 // takeFreeLocked takes the n free connections out that were idle for longest.
 func (p *Pool) takeFreeLocked(n int) []*conn {
 	old := append([]*conn(nil), p.free[:n]...)
-	p.free = append(p.free[:0], p.free[n:]...)
+	p.free = slices.Delete(p.free, 0, n)
 	for _, k := range old {
 		delete(p.conns, k)
 	}
@@ -655,7 +736,7 @@ func closeAll(conns []*conn) {
 func (p *Pool) CloseIdle() {
 	p.mu.Lock()
 	old := p.takeFreeLocked(len(p.free))
-	p.mu.Unlock()
+	p.unlock()
 	closeAll(old)
 }
 
@@ -664,7 +745,7 @@ func (p *Pool) CloseIdle() {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	if p.closed {
-		p.mu.Unlock()
+		p.unlock()
 		return
 	}
 	p.closed = true
@@ -681,7 +762,7 @@ func (p *Pool) Close() {
 			t.Stop()
 		}
 	}
-	p.mu.Unlock()
+	p.unlock()
 	p.stop()
 	closeAll(old)
 }
@@ -699,7 +780,7 @@ func (p *Pool) Stats() Stats {
 		Cancels: c.cancels.Load(), Tainted: c.tainted.Load(), Dials: c.dials.Load(),
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	s.Open, s.Idle, s.Queued, s.FastBusy = len(p.conns), len(p.free), p.fast.n+p.mixed.n+p.slow.n, p.fastConns+p.mixedConns
 	return s
 }

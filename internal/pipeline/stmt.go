@@ -41,6 +41,8 @@ type Desc struct {
 	// Fields are the columns, in the formats that results come in. They must
 	// not be changed.
 	Fields []pgconn.FieldDescription
+	// User is whatever belongs to the description.
+	User atomic.Value
 }
 
 // names numbers the prepared statements of the process. A new description gets a
