@@ -82,6 +82,19 @@ func (s *script) dial(context.Context, string, string) (net.Conn, error) {
 	return ours, nil
 }
 
+// end ends queries whose client's connection was cut: PostgreSQL does not notice
+// either, for as long as they run.
+func (s *script) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.all {
+		select {
+		case c.cancel <- struct{}{}:
+		default:
+		}
+	}
+}
+
 func (s *script) connect(ctx context.Context) (*Link, error) {
 	config, err := pgconn.ParseConfig("host=script user=u database=d sslmode=disable connect_timeout=0")
 	if err != nil {

@@ -35,6 +35,7 @@ func bubble(t *testing.T, name string, change func(*Config), test func(t *testin
 			test(t, s, p)
 			atRest(t, p)
 			p.Close()
+			s.end()
 		})
 	})
 }
@@ -740,6 +741,7 @@ func simulate(t *testing.T, rng *rand.Rand, name string) Stats {
 	atRest(t, p)
 	st := p.Stats()
 	p.Close()
+	s.end()
 	synctest.Wait()
 	for what, n := range s.ran {
 		if n > 1+maxLosses+maxStrays+maxStales+1 { // once from behind one that took long
