@@ -36,9 +36,12 @@ test: ## run the tests of all modules (TESTFLAGS=-v)
 	for module in $(MODULES); do \
 		echo "cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./..."; \
 		(cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./...) || code=1; \
-	done; exit $${code:-0}
+	done; \
+	echo "$(GO) test -race -tags flightpg_generic $(TESTFLAGS) . # with the other executor"; \
+	$(GO) test -race -tags flightpg_generic $(TESTFLAGS) . || code=1; \
+	exit $${code:-0}
 
-test-generic: ## run the driver's tests with the generic executor
+test-generic: ## run the driver's tests and those with a real server with the generic executor
 	@scripts/ensure-postgres
 	@for module in . integration; do \
 		(cd $$module && $(GO) test -race -tags flightpg_generic -timeout 30m $(TESTFLAGS) .) || code=1; \

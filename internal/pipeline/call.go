@@ -313,7 +313,7 @@ type encoder struct {
 
 // encoders makes encoders from a connection's type map.
 type encoders struct {
-	mu    sync.Mutex // guards base and usual
+	mu    sync.Mutex  // guards base and usual
 	base  *pgtype.Map // copied from, never encoded with
 	usual bool        // integers are encoded by pgx's own codecs
 	idle  sync.Pool
