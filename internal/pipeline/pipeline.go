@@ -30,7 +30,7 @@
 // A call is
 //
 //	new       with its driver: describing the statement, encoding the arguments
-//	queued    in one of the pool's two queues
+//	queued    in one of the pool's three queues, or on its way there (see below)
 //	sent      in the group of one connection
 //	finished  its outcome is final
 //
@@ -75,6 +75,13 @@
 //
 // TestModel explores every interleaving of a small model of this protocol and
 // checks the invariants in each state.
+//
+// # The lock
+//
+// One mutex guards the pool's queues and lists. Nobody who submits a call waits for
+// it: who finds it locked leaves the call on a list that needs no lock, and whoever
+// unlocks it looks there afterwards, and takes in what has come. A mutex that thousands
+// wait for would hand itself from one to the next, each time through the scheduler.
 //
 // # Lanes
 //
