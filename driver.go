@@ -72,8 +72,9 @@ type Config struct {
 	Memory int64
 
 	// FlightConns bounds the PostgreSQL connections that flights run on. Reads
-	// that find none free wait, and more callers can join them. 0 means no
-	// limit, as in database/sql. DSN: flight_conns.
+	// that find none free wait, and more callers can join them. A quarter is for
+	// reads that the pipeline cannot serve (see Executor), and with fewer than 4
+	// there is none. 0 means no limit, as in database/sql. DSN: flight_conns.
 	FlightConns int
 
 	// SessionConns bounds the PostgreSQL connections for everything that is
