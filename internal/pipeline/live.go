@@ -80,7 +80,7 @@ func (r *Rows) Next() bool {
 			r.values = msg.Values
 			return true
 		case *pgproto3.CommandComplete:
-			r.complete = !k.retired // else there are others' answers before the end
+			r.complete = !k.retired && !k.moved // else there are others' answers before the end
 			if !r.complete {
 				r.end(nil, true)
 			}

@@ -146,6 +146,31 @@ func TestScript_Groups(t *testing.T) {
 			t.Errorf("Stats = %+v; want the two that go well in a group", st)
 		}
 	})
+	bubble(t, "LiveRowsWithAnswersOfCallsBehindThemThatHaveMovedOn", oneFast, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "echo", "sleep 200us")
+		for range 40 {
+			_, _ = p.query(context.Background(), "maybe 30ms", "fast")
+		}
+		r := &reading{max: 1}
+		c := p.NewCall(p.stmt("maybe 30ms"), []any{"7"}, r)
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") })
+		synctest.Wait()
+		wg.Go(func() { c.Run(context.Background()) })
+		synctest.Wait()
+		for range 2 {
+			wg.Go(func() { p.want(t, "x", "echo", "x") })
+			synctest.Wait()
+		}
+		wg.Wait()
+		if st := p.Stats(); st.Moved != 2 || c.Live() == nil {
+			t.Fatalf("Stats = %+v, live %v; want two calls moved, and live rows", st, c.Live())
+		}
+		if c.Live().Next() || c.Live().Err() != nil {
+			t.Errorf("a row after the last one, or an error: %q, %v", c.Live().RawValues(), c.Live().Err())
+		}
+		c.Live().Close()
+	})
 	bubble(t, "NotWhereTheGuardDoesNotHold", func(c *Config) {
 		connect := c.Connect
 		c.Fast = 1
