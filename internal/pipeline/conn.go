@@ -24,7 +24,7 @@ type conn struct {
 	front     *pgproto3.Frontend
 	reported  map[string]string // settings, as the server has reported them; link.PgConn's own
 	opened    time.Time
-	roundTrip time.Duration
+	roundTrip time.Duration // the least that was measured when it was opened; on a busy machine that is too much
 
 	out      []byte
 	prepared preparedSet
@@ -296,7 +296,7 @@ func (k *conn) Read(b []byte) (int, error) {
 		k.setGlance(time.Time{})
 		return k.net.Read(b)
 	}
-	if k.roundTrip > glanceTime/2 {
+	if k.p.wayTime() > glanceTime/2 {
 		// Every answer takes long. That says nothing.
 		k.blind, k.late, k.missed = true, k.head, time.Now()
 	} else {
@@ -799,8 +799,9 @@ func (k *conn) learn() {
 		took = k.wasted // the rest was nobody's loss
 	}
 	other := false
-	if len(k.stmts) == 1 && !k.fresh && !k.moved {
-		other = k.stmts[0].sample(max(took-k.roundTrip, 0))
+	way := p.wayTime()
+	if !k.several && !k.fresh && !k.moved {
+		other = k.stmts[0].sample(max(took-way, 0) / time.Duration(len(k.stmts)))
 	}
 	p.mu.Lock()
 	usual := p.groupTime.typical
@@ -810,7 +811,7 @@ func (k *conn) learn() {
 	}
 	p.unlock()
 	n := time.Duration(len(k.stmts))
-	longer := func(d time.Duration) time.Duration { return max(min(d, own)-k.roundTrip-4*usual, 0) }
+	longer := func(d time.Duration) time.Duration { return max(min(d, own)-way-4*usual, 0) }
 	for i, st := range k.stmts {
 		changed := false
 		switch {

@@ -19,6 +19,7 @@ type Pool struct {
 	encoders  encoders
 	elsewhere atomic.Bool // the server cannot be served here
 
+	way    atomic.Int64         // to the server and back: the least that was measured, in nanoseconds, or 0
 	intake atomic.Pointer[Call] // submitted while others had mu, the last one first; linked by next
 
 	mu sync.Mutex // unlocked by unlock; guards what follows, and what says so in Call and conn; no I/O and nothing of a Read's while it is held
@@ -34,10 +35,9 @@ type Pool struct {
 	slowConns  int // busy otherwise, stuck ones not included
 	live       int // whose answers are live rows: counted nowhere else
 	dialing    int
-	fullUntil  time.Time     // the server takes no more connections, as far as is known
-	roundTrip  time.Duration // the least that was measured
-	groupTime  median        // that a fast group takes
-	spare      int           // how many calls may be executed once more than they must, times moveCost
+	fullUntil  time.Time // the server takes no more connections, as far as is known
+	groupTime  median    // that a fast group takes
+	spare      int       // how many calls may be executed once more than they must, times moveCost
 	ticking    bool
 	tickAt     time.Time
 	ticker     *time.Timer
@@ -268,7 +268,7 @@ func (p *Pool) widthLocked() int {
 	n := p.cfg.Fast
 	if n == 0 {
 		n = 4
-		if p.roundTrip > farAway {
+		if p.wayTime() > farAway {
 			n = 16
 		}
 	}
@@ -526,8 +526,8 @@ func (p *Pool) dial() {
 		return
 	}
 	p.fullUntil = time.Time{}
-	if p.roundTrip == 0 || k.roundTrip < p.roundTrip {
-		p.roundTrip = k.roundTrip
+	if way := p.wayTime(); way == 0 || k.roundTrip < way {
+		p.way.Store(int64(k.roundTrip))
 	}
 	p.conns[k] = struct{}{}
 	p.unlock()
@@ -603,7 +603,10 @@ func (p *Pool) tickLocked() {
 }
 
 // lateLocked returns after how much time an answer of the fast queue is late.
-func (p *Pool) lateLocked() time.Duration { return max(stuckTime+p.roundTrip, 4*p.groupTime.typical) }
+func (p *Pool) lateLocked() time.Duration { return max(stuckTime+p.wayTime(), 4*p.groupTime.typical) }
+
+// wayTime is how long a message takes to the server and back.
+func (p *Pool) wayTime() time.Duration { return time.Duration(p.way.Load()) }
 
 // late is lateLocked for those who wait behind an answer.
 func (p *Pool) late() time.Duration {
