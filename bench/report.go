@@ -56,6 +56,9 @@ func newMeta(o *options) meta {
 		Rounds:     o.rounds,
 	}
 	for i, arg := range os.Args[1:] {
+		if arg == "-o" || i > 0 && os.Args[i] == "-o" {
+			continue // where it was written is the writer's matter
+		}
 		if strings.Contains(arg, "://") || i > 0 && strings.HasSuffix(os.Args[i], "dsn") {
 			arg = "…" // it may have a password
 		}
