@@ -87,10 +87,11 @@ func (p *testPool) exec(t testing.TB, sql string) {
 	}
 }
 
-// running returns how many backends run a query like that.
-func (p *testPool) running(t testing.TB, like string) (n int) {
+// sleeping returns how many backends are in a pg_sleep of a query like that. (State
+// "active" would not do: one that only parses the query has it too.)
+func (p *testPool) sleeping(t testing.TB, like string) (n int) {
 	t.Helper()
-	err := p.other.QueryRow(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND datname = current_database() AND position($1 in query) > 0", like).Scan(&n)
+	err := p.other.QueryRow(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database() AND position($1 in query) > 0", like).Scan(&n)
 	if err != nil {
 		t.Error(err)
 	}
@@ -384,7 +385,7 @@ func TestCall_Abandoned(t *testing.T) {
 	const text = "SELECT $1::int FROM pg_sleep(60)"
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		waitFor(t, "the query to run", func() bool { return p.running(t, "pg_sleep(60)") == 1 })
+		waitFor(t, "the query to run", func() bool { return p.sleeping(t, "pg_sleep(60)") == 1 })
 		cancel()
 	}()
 	if _, err := p.query(ctx, text, 1); err != context.Canceled {
@@ -392,7 +393,7 @@ func TestCall_Abandoned(t *testing.T) {
 	}
 	waitFor(t, "the query to be cancelled", func() bool { s := p.Stats(); return s.Cancels == 1 && s.Open == s.Idle })
 	p.want(t, "2", "SELECT $1::int", 2)
-	if s := p.Stats(); s.Open != 1 || s.Dials != 1 {
+	if s := p.Stats(); s.Lost != 0 || uint64(s.Open) != s.Dials { // a busy machine may dial another
 		t.Errorf("Stats = %+v; want the connection kept", s)
 	}
 }
