@@ -90,6 +90,10 @@ func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
 		t.Logf("%s: found out by another invariant than %q: %s", m.Name, m.Want, other)
 		return
 	}
+	if raceDetector && strings.Contains(string(out), "WARNING: DATA RACE") { // which ends the test before it judges
+		t.Logf("%s: found out by the race detector", m.Name)
+		return
+	}
 	t.Fatalf("%s: the simulation failed, but without a violation:\n%s", m.Name, out)
 }
 
