@@ -21,7 +21,12 @@ type read struct {
 	args  []driver.NamedValue
 	v     *verdict // of the query
 	anew  bool     // what is known of the statement's columns was out of date
+
+	sole func() bool // whether the flight has one caller
 }
+
+// streams reports whether a result that has become large shall be streamed.
+func (r *read) streams() bool { return r.v.streams() && r.sole() }
 
 // executor runs reads for flights. It calls dispatch just before the first byte
 // of the query leaves for the server, and executes nothing when that reports
@@ -47,6 +52,7 @@ type launch struct {
 
 // Run implements flight.Runner.
 func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
+	l.r.sole = f.Sole
 	return l.run(ctx, func(ctx context.Context) (*result, error) {
 		return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
 	})
@@ -86,12 +92,22 @@ func (l *launch) run(ctx context.Context, execute func(context.Context) (*result
 		return nil, fmt.Errorf("flightpg: the shared read took longer than flight_timeout (%v): %w", timeout, context.DeadlineExceeded)
 	}
 	if err == nil && res.live != nil {
-		l.c.stats.overflows.Add(1)
-		if res.why == ReasonOverflow {
-			l.r.v.learnOverflow()
-		}
+		l.live(res.why)
 	}
 	return res, err
+}
+
+// live counts a result that is streamed, and learns from it.
+func (l *launch) live(why Reason) {
+	switch why {
+	case ReasonStreamed:
+		l.c.stats.streams.Add(1)
+		l.r.v.learnSharing(false)
+		return
+	case ReasonOverflow:
+		l.r.v.learnOverflow()
+	}
+	l.c.stats.overflows.Add(1)
 }
 
 var errFlightTimeout = errors.New("flight_timeout")
@@ -266,7 +282,7 @@ func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, 
 	if err != nil {
 		return nil, err
 	}
-	return buffer(rows, e.budget, e.maxResult), nil
+	return buffer(rows, e.budget, e.maxResult, r.streams), nil
 }
 
 // fly gives the caller a share of the flight of its read: the one under way if
@@ -302,6 +318,14 @@ func (c *Connector) join(ctx context.Context, f *flight.Flight[*result], leader 
 	if !leader {
 		return f.Wait(ctx)
 	}
+	res, err := c.lead(ctx, f, r)
+	if err == nil && res.bytes > largeResult && res.live == nil {
+		r.v.learnSharing(res.shared)
+	}
+	return res, err
+}
+
+func (c *Connector) lead(ctx context.Context, f *flight.Flight[*result], r read) (*result, error) {
 	if st := c.pipe.serves(&r); st != nil {
 		l := c.pipe.launch(r, st)
 		res, err := f.Lead(ctx, l)

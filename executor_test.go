@@ -974,6 +974,113 @@ func TestShared_Overflow(t *testing.T) {
 	})
 }
 
+// TestShared_Stream: a large result of a statement that nobody shares is streamed to
+// its only caller, and to nobody who has company.
+func TestShared_Stream(t *testing.T) {
+	const size = 100 << 10 // of a result, in 100 rows
+	learn := func(t *testing.T, db *sql.DB) {
+		t.Helper()
+		for range unsharedRun + 1 {
+			if err := countRows(context.Background(), db, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := ReadStats(db); s.Streams != 0 {
+			t.Fatalf("Stats = %+v; want nothing streamed yet", s)
+		}
+	}
+	answer := func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+		return bigRows(100, size/100), nil
+	}
+	bubble(t, "ASoleCallers", func(t *testing.T) {
+		db := openFake(t, &fakeServer{answer: answer}, Config{})
+		learn(t, db)
+		for range 2 * unsharedTry {
+			if err := countRows(context.Background(), db, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Each 16th is there for others, too.
+		if s := ReadStats(db); s.Streams != 2*unsharedTry-2 || s.Overflows != 0 || len(s.Bypasses) != 0 || s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want %d streamed, and no memory held", s, 2*unsharedTry-2)
+		}
+	})
+	bubble(t, "NotASmallOne", func(t *testing.T) {
+		f := &fakeServer{answer: answer}
+		db := openFake(t, f, Config{})
+		learn(t, db) // other arguments had large ones
+		f.answer = func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			return bigRows(100, 100), nil
+		}
+		for range 4 * unsharedRun {
+			if err := countRows(context.Background(), db, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := ReadStats(db); s.Streams != 0 {
+			t.Errorf("Stats = %+v; want nothing streamed", s)
+		}
+	})
+	bubble(t, "WithCompany", func(t *testing.T) {
+		f := &fakeServer{answer: answer}
+		db := openFake(t, f, Config{})
+		learn(t, db)
+		gate := make(chan struct{})
+		f.answer = func(context.Context, *fakeSession, string, []driver.NamedValue) (*fakeRows, error) {
+			<-gate
+			return bigRows(100, size/100), nil
+		}
+		go func() {
+			synctest.Wait()
+			close(gate)
+		}()
+		for _, err := range many(2, func(int) error { return countRows(context.Background(), db, 100) }) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if s := ReadStats(db); s.Joins != 1 || s.Streams != 0 {
+			t.Errorf("Stats = %+v; want one result for two", s)
+		}
+		// It is shared, so it is kept for others again.
+		for range unsharedRun {
+			if err := countRows(context.Background(), db, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := ReadStats(db); s.Streams != 0 {
+			t.Errorf("Stats = %+v; want nothing streamed", s)
+		}
+	})
+	bubble(t, "TheRestEndsWithItsCaller", func(t *testing.T) {
+		f := &fakeServer{answer: answer}
+		db := openFake(t, f, Config{})
+		learn(t, db)
+		closed := make(chan struct{})
+		f.answer = func(ctx context.Context, _ *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
+			r := bigRows(1000, size/100)
+			r.step = func(int) error { return ctx.Err() }
+			r.onClose = func() { close(closed) }
+			return r, nil
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		rows, err := db.QueryContext(ctx, hotQuery, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !rows.Next() {
+			t.Fatal(rows.Err())
+		}
+		cancel()
+		<-closed
+		rows.Close()
+		synctest.Wait()
+		if s := ReadStats(db); s.Streams != 1 || s.BufferedBytes != 0 {
+			t.Errorf("Stats = %+v; want no memory held", s)
+		}
+	})
+}
+
 // TestFence holds every way to write against a read that follows: under
 // ModeFenced it must not join a flight dispatched before the write's end.
 func TestFence(t *testing.T) {

@@ -333,6 +333,7 @@ func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*r
 			l.done = true
 		}
 		if l.call.Err() == pipeline.ErrElsewhere {
+			l.r.sole = f.Sole
 			return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
 		}
 		if live := l.call.Live(); live != nil {
@@ -405,6 +406,10 @@ func (l *pipelineLaunch) Row(values [][]byte) bool {
 	if err != nil {
 		l.tail = err
 		return true
+	}
+	if l.buf.large() && l.r.v.streams() && l.f.Sole() {
+		l.buf.res.why = ReasonStreamed
+		return false
 	}
 	return l.buf.add(values, size, true)
 }

@@ -175,6 +175,33 @@ func TestPipeline_Overflow(t *testing.T) {
 	}
 }
 
+func TestPipeline_Stream(t *testing.T) {
+	db, _ := openPipeline(t, Config{})
+	for range 3 * unsharedRun {
+		rows, err := db.Query("SELECT id, repeat(name, 20) FROM items ORDER BY id")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for rows.Next() {
+			var id int
+			var name string
+			if err := rows.Scan(&id, &name); err != nil || id != n+1 || name != strings.Repeat(fmt.Sprint("item ", id), 20) {
+				t.Fatalf("row %d is %d %q, %v", n, id, name, err)
+			}
+			n++
+		}
+		if rows.Err() != nil || n != 1000 {
+			t.Errorf("%d rows, %v; want 1000", n, rows.Err())
+		}
+	}
+	c, _ := connectorOf(db)
+	eventually(t, "the connection to be free", func() bool { s := c.pipe.Stats(); return s.Open == s.Idle })
+	if s := ReadStats(db); s.Streams != 2*unsharedRun-2 || s.Overflows != 0 || len(s.Bypasses) != 0 || s.BufferedBytes != 0 {
+		t.Errorf("Stats = %+v; want %d streamed, and no memory held", s, 2*unsharedRun-2)
+	}
+}
+
 func TestPipeline_Guard(t *testing.T) {
 	db, plain := openPipeline(t, Config{})
 	// What the rules let pass as stable, and is not.

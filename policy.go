@@ -198,6 +198,9 @@ const (
 	ReasonOverflow
 	// ReasonMemory: all flights together had reached Memory.
 	ReasonMemory
+	// ReasonStreamed: the read came when its flight's only caller had begun to
+	// stream a large result.
+	ReasonStreamed
 	// ReasonUnshareable: the inner driver gave values, or several result sets,
 	// that cannot be given to more than one caller.
 	ReasonUnshareable
@@ -247,6 +250,7 @@ var reasonNames = [reasonCount]string{
 	ReasonRefused:            "refused",
 	ReasonOverflow:           "overflow",
 	ReasonMemory:             "memory",
+	ReasonStreamed:           "streamed",
 	ReasonUnshareable:        "unshareable",
 }
 
@@ -284,6 +288,8 @@ type verdict struct {
 	refused  atomic.Bool  // the guard has stopped it
 	numInput atomic.Int32 // of the prepared statement; shapeUnknown until known
 	avoid    atomic.Int64 // Unix nanoseconds until which the text bypasses with ReasonOverflow
+
+	unshared atomic.Uint32 // large results in a row that a single caller has read
 }
 
 const shapeUnknown = -2 // -1 is database/sql's "do not check"
@@ -299,6 +305,32 @@ func (v *verdict) learnOverflow() { v.avoid.Store(time.Now().Add(overflowMemory)
 func (v *verdict) avoided() bool {
 	until := v.avoid.Load()
 	return until != 0 && time.Now().UnixNano() < until
+}
+
+// A large result that one caller reads is streamed to it while the server still
+// sends, as without flightpg: put together first, for others who may come, its first
+// row would be late, and the memory for nobody. Others may come as long as it is not
+// streamed, so that must be learned.
+const (
+	largeResult = 64 << 10 // bytes in memory
+	unsharedRun = 16       // so many in a row that nobody shared, and the next ones are streamed,
+	unsharedTry = 16       // but for each 16th
+)
+
+// streams reports whether a large result shall be streamed if it has one caller.
+func (v *verdict) streams() bool {
+	n := v.unshared.Load()
+	return n >= unsharedRun && n%unsharedTry != 0
+}
+
+// learnSharing is told of each large result whether callers shared it.
+func (v *verdict) learnSharing(shared bool) {
+	switch {
+	case !shared:
+		v.unshared.Add(1)
+	case v.unshared.Load() != 0:
+		v.unshared.Store(0)
+	}
 }
 
 // effect is what a statement may do to its session and to the database, beside

@@ -264,8 +264,9 @@ func sizeOf(v driver.Value) (int64, bool) {
 }
 
 // buffer reads rows into a result and closes them, unless they do not fit: then
-// the result ends in live rows, which then own rows.
-func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
+// the result ends in live rows, which then own rows. So it does once it is large if
+// streams says so.
+func buffer(rows driver.Rows, budget *budget, maxResult int64, streams func() bool) *result {
 	var b buffering
 	b.begin(copyColumns(rows), budget, maxResult)
 	complete := false
@@ -280,7 +281,10 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64) *result {
 			b.res.end(rows, err)
 			break
 		}
-		if !b.add(raw, size, shareable) {
+		if b.large() && streams() {
+			b.res.why = ReasonStreamed
+		}
+		if b.res.why != ReasonNone || !b.add(raw, size, shareable) {
 			b.res.live = &liveRows{rows: rows, first: b.row}
 			break
 		}
@@ -316,7 +320,8 @@ type buffering struct {
 	chunk          []driver.Value
 	used, reserved int64
 	maxResult      int64
-	n              int // rows that are in
+	n              int  // rows that are in
+	asked          bool // large has been true
 }
 
 func (b *buffering) begin(cols *columns, budget *budget, maxResult int64) {
@@ -381,6 +386,15 @@ func (b *buffering) add(raw [][]byte, size int64, shareable bool) bool {
 		b.chunk = append(b.chunk, b.row...)
 	}
 	b.n++
+	return true
+}
+
+// large reports, once, that the rows have become many.
+func (b *buffering) large() bool {
+	if b.asked || b.used <= largeResult {
+		return false
+	}
+	b.asked = true
 	return true
 }
 

@@ -16,13 +16,16 @@ type Stats struct {
 	Joins uint64 `json:"joins"`
 	// Bypasses counts queries (not Execs) that ran on a session of their
 	// caller's own, by the reason. A read that had to leave its flight
-	// (overflow, memory, unshareable) is counted in Flights or Joins and here.
+	// (overflow, memory, streamed, unshareable) is counted in Flights or Joins and here.
 	Bypasses map[Reason]uint64 `json:"bypasses"`
 	// Execs counts calls of Exec, by DB, Conn, Tx or Stmt.
 	Execs uint64 `json:"execs"`
 	// Overflows counts flights whose result was not buffered whole: one caller
 	// streamed it, the others ran their own query.
 	Overflows uint64 `json:"overflows"`
+	// Streams counts flights with a large result that one caller read as the server
+	// sent it, as is done with statements whose results nobody shares.
+	Streams uint64 `json:"streams"`
 	// Fenced counts reads that found a flight of their key under way, but one
 	// dispatched too early for their mode.
 	Fenced uint64 `json:"fenced"`
@@ -72,6 +75,7 @@ type counters struct {
 	bypasses  [reasonCount]atomic.Uint64
 	execs     atomic.Uint64
 	overflows atomic.Uint64
+	streams   atomic.Uint64
 }
 
 // ReadStats returns the figures of a database handle opened with flightpg. For
@@ -93,6 +97,7 @@ func (c *Connector) Stats() Stats {
 		Bypasses:      make(map[Reason]uint64),
 		Execs:         c.stats.execs.Load(),
 		Overflows:     c.stats.overflows.Load(),
+		Streams:       c.stats.streams.Load(),
 		Fenced:        t.Fenced,
 		Fences:        c.db.Now(),
 		Cancelled:     t.Abandoned,

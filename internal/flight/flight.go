@@ -487,6 +487,13 @@ func (f *Flight[V]) Dispatch() bool {
 	return true
 }
 
+// Sole reports whether nobody but one caller waits, now.
+func (f *Flight[V]) Sole() bool {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	return f.refs <= 1
+}
+
 // TakeCancel makes the Runner the owner of its context: the table does not
 // cancel it on landing, as a value that is still being read needs. The last
 // waiter's leaving before then cancels it all the same.
