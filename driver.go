@@ -216,16 +216,17 @@ func (cfg Config) withDefaults() (Config, error) {
 // shared between the connections of one Connector, never between Connectors.
 // It is safe for concurrent use; a sql.DB made from it closes it.
 type Connector struct {
-	cfg      Config
-	driver   *Driver
-	off      atomic.Uint32 // a Reason; not ReasonNone: nothing is shared
-	viaStmt  byte          // how prepared statements run: viaQuery where pgx makes no difference
-	db       *database
-	table    *flight.Table[*result]
-	verdicts *verdictCache
-	catalogs *catalogs // nil: there is none to be had
-	budget   budget
-	stats    counters
+	cfg       Config
+	driver    *Driver
+	off       atomic.Uint32 // a Reason; not ReasonNone: nothing is shared
+	viaStmt   byte          // how prepared statements run: viaQuery where pgx makes no difference
+	db        *database
+	table     *flight.Table[*result]
+	verdicts  *verdictCache
+	catalogs  *catalogs // nil: there is none to be had
+	budget    budget
+	streaming atomic.Int64 // results that are streamed though they could be buffered, now
+	stats     counters
 
 	noSessionLayer bool // for a test that must fail without it
 

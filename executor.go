@@ -22,11 +22,8 @@ type read struct {
 	v     *verdict // of the query
 	anew  bool     // what is known of the statement's columns was out of date
 
-	sole func() bool // whether the flight has one caller
+	streams func() bool // whether a result that has become large shall be streamed
 }
-
-// streams reports whether a result that has become large shall be streamed.
-func (r *read) streams() bool { return r.v.streams() && r.sole() }
 
 // executor runs reads for flights. It calls dispatch just before the first byte
 // of the query leaves for the server, and executes nothing when that reports
@@ -52,7 +49,7 @@ type launch struct {
 
 // Run implements flight.Runner.
 func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
-	l.r.sole = f.Sole
+	l.r.streams = func() bool { return l.c.mayStream(l.r.v, f) }
 	return l.run(ctx, func(ctx context.Context) (*result, error) {
 		return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
 	})
@@ -77,6 +74,13 @@ func (l *launch) run(ctx context.Context, execute func(context.Context) (*result
 		}()
 	}
 	res, err = execute(ctx)
+	if err == nil && res.live != nil && res.why == ReasonStreamed {
+		done := res.live.done
+		res.live.done = func() {
+			done()
+			l.c.streaming.Add(-1)
+		}
+	}
 	failure := err
 	switch {
 	case err != nil:
@@ -96,6 +100,31 @@ func (l *launch) run(ctx context.Context, execute func(context.Context) (*result
 	}
 	return res, err
 }
+
+// mayStream reports whether a flight's result, which has become large, shall be
+// streamed. Its connection is taken then until its reader has done, who may be slow:
+// that must not happen to all of them.
+func (c *Connector) mayStream(v *verdict, f *flight.Flight[*result]) bool {
+	if !v.streams() || !f.Sole() {
+		return false
+	}
+	limit := int64(maxStreams)
+	if n := c.cfg.FlightConns; n > 0 {
+		limit = int64(n / streamPart)
+	}
+	if c.streaming.Add(1) > limit {
+		c.streaming.Add(-1)
+		return false
+	}
+	return true
+}
+
+// At most one in streamPart of the flight pool's connections is used for streams of
+// results that could be buffered, and maxStreams where their number has no limit.
+const (
+	streamPart = 4
+	maxStreams = 16
+)
 
 // live counts a result that is streamed, and learns from it.
 func (l *launch) live(why Reason) {

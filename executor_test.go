@@ -1052,6 +1052,28 @@ func TestShared_Stream(t *testing.T) {
 			t.Errorf("Stats = %+v; want nothing streamed", s)
 		}
 	})
+	bubble(t, "OnlySoMany", func(t *testing.T) {
+		// Who reads slowly holds a connection: only some of them may be held so.
+		const conns = 8
+		db := openFake(t, &fakeServer{answer: answer}, Config{FlightConns: conns})
+		learn(t, db)
+		for round := range 2 {
+			var open []*sql.Rows
+			for i := range 2 * conns {
+				rows, err := db.Query(hotQuery, i)
+				if err != nil {
+					t.Fatal(err)
+				}
+				open = append(open, rows)
+			}
+			if s, want := ReadStats(db), uint64(round+1)*conns/streamPart; s.Streams != want || s.Overflows != 0 {
+				t.Errorf("Stats = %+v; want %d streamed", s, want)
+			}
+			for _, rows := range open {
+				rows.Close()
+			}
+		}
+	})
 	bubble(t, "TheRestEndsWithItsCaller", func(t *testing.T) {
 		f := &fakeServer{answer: answer}
 		db := openFake(t, f, Config{})

@@ -333,7 +333,7 @@ func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*r
 			l.done = true
 		}
 		if l.call.Err() == pipeline.ErrElsewhere {
-			l.r.sole = f.Sole
+			l.r.streams = func() bool { return l.c.mayStream(l.r.v, f) }
 			return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
 		}
 		if live := l.call.Live(); live != nil {
@@ -407,7 +407,7 @@ func (l *pipelineLaunch) Row(values [][]byte) bool {
 		l.tail = err
 		return true
 	}
-	if l.buf.large() && l.r.v.streams() && l.f.Sole() {
+	if l.buf.large() && l.c.mayStream(l.r.v, l.f) {
 		l.buf.res.why = ReasonStreamed
 		return false
 	}

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,7 +71,7 @@ func (m memory) sum() int64 { return m.Heap + m.Stacks }
 
 // peak is the most that a process needed between two moments, in bytes.
 type peak struct {
-	Live     int64 // as found by a collection, and the stacks then
+	Live     int64 // as found by two collections in a row, and the stacks then
 	Resident int64 // 0 where it cannot be told
 }
 
@@ -152,11 +151,19 @@ func status(name string) int64 {
 
 // watch measures the peak from now until the returned function is called.
 func watch() (end func() peak) {
-	var live atomic.Int64
+	// What is allocated while a collection goes on counts as live for it, garbage or
+	// not: where that takes long, for want of a CPU, megabytes. What is needed is
+	// found by the next one too.
+	var live, before int64
+	var cycle uint64
 	sample := func() {
-		s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+		s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
 		metrics.Read(s)
-		live.Store(max(live.Load(), int64(s[0].Value.Uint64()+s[1].Value.Uint64())))
+		if n := s[2].Value.Uint64(); n != cycle {
+			now := int64(s[0].Value.Uint64() + s[1].Value.Uint64())
+			live = max(live, min(before, now))
+			cycle, before = n, now
+		}
 	}
 	var resets bool // the peak of what came before counts no more
 	if f, err := os.OpenFile("/proc/self/clear_refs", os.O_WRONLY, 0); err == nil {
@@ -182,7 +189,7 @@ func watch() (end func() peak) {
 		close(stop)
 		wg.Wait()
 		sample()
-		p := peak{Live: live.Load()}
+		p := peak{Live: live}
 		if resets {
 			p.Resident = status("VmHWM")
 		}

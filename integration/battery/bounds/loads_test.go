@@ -307,7 +307,8 @@ func manyLarge(j *job) (*figures, error) {
 		return nil, err
 	}
 	err = await("flights to be stuck", patience, func() bool {
-		return holding.Load() == int64(j.Callers) || flightpg.ReadStats(b.db).Overflows >= uint64(j.Limits.FlightConns) || failed.n.Load() > 0
+		s := flightpg.ReadStats(b.db)
+		return holding.Load() == int64(j.Callers) || s.Overflows+s.Streams >= uint64(j.Limits.FlightConns) || failed.n.Load() > 0
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %d callers hold rows, %+v", err, holding.Load(), flightpg.ReadStats(b.db))
