@@ -380,7 +380,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		viaStmt:  viaStmt,
 		db:       databaseOf(cfg.Database),
 		verdicts: newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: pc == nil}),
-		budget:   budget{limit: cfg.Memory},
+		budget:   budget{limit: cfg.Memory, large: largeResult},
 	}
 	c.driver = &Driver{c: c}
 	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window})

@@ -348,7 +348,7 @@ func (c *Connector) join(ctx context.Context, f *flight.Flight[*result], leader 
 		return f.Wait(ctx)
 	}
 	res, err := c.lead(ctx, f, r)
-	if err == nil && res.bytes > largeResult && res.live == nil {
+	if err == nil && res.bytes > c.budget.large && res.live == nil {
 		r.v.learnSharing(res.shared)
 	}
 	return res, err

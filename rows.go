@@ -127,6 +127,7 @@ func (r *result) claim() bool { return r.claimed.CompareAndSwap(false, true) }
 // no semaphore: one atomic addition, undone when it was too much.
 type budget struct {
 	limit int64
+	large int64 // what a large result takes, see mayStream
 	used  atomic.Int64
 }
 
@@ -391,7 +392,7 @@ func (b *buffering) add(raw [][]byte, size int64, shareable bool) bool {
 
 // large reports, once, that the rows have become many.
 func (b *buffering) large() bool {
-	if b.asked || b.used <= largeResult {
+	if b.asked || b.used <= b.res.budget.large {
 		return false
 	}
 	b.asked = true

@@ -553,7 +553,7 @@ func (w *simWorld) judgeError(cl *simClient, c *simCall) {
 // mayStream reports whether a call may have got rows that are still being read: a
 // connection that is lost then cannot be made up for.
 func (w *simWorld) mayStream(c *simCall) bool {
-	return c.key >= 0 && (simRows[c.key] > 1 && w.cfg.MaxResult > 0 || w.cfg.Memory > 0)
+	return c.key >= 0 && (simRows[c.key] > 1 && w.cfg.MaxResult > 0 || w.cfg.Memory > 0 || w.streams)
 }
 
 // caused returns how many of the errors that the server has given, and that are
@@ -630,6 +630,8 @@ func (w *simWorld) windUp() bool {
 	switch keys := w.c.table.Keys(); {
 	case s.Flying != 0 || s.Waiting != 0 || keys != 0:
 		w.fail(schedule.NothingLeft, "%d keys, Stats = %+v", keys, s)
+	case w.c.streaming.Load() != 0:
+		w.fail(schedule.NothingLeft, "%d results count as being streamed", w.c.streaming.Load())
 	case s.BufferedBytes != 0:
 		w.fail(schedule.NothingLeft, "%d bytes are counted as buffered", s.BufferedBytes)
 	case w.srv.open(true) > 0 || w.srv.open(false) > 0:

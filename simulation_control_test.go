@@ -158,6 +158,12 @@ var simMutants = []schedule.Mutant{
 		Want:  []string{schedule.NothingLeft},
 	},
 	{
+		Name:  "StreamsAreCountedForEver",
+		File:  "executor.go",
+		Edits: [][2]string{{"\t\t\tl.c.streaming.Add(-1)\n", ""}},
+		Want:  []string{schedule.NothingLeft},
+	},
+	{
 		Name:  "PanicsKeepMemory",
 		File:  "rows.go",
 		Edits: [][2]string{{"\t\tif !complete {", "\t\tif false && !complete {"}},

@@ -80,6 +80,7 @@ const (
 	simGoexits
 	simRetries
 	simOverflows
+	simStreams
 	simBudget
 	simAbandoned
 	simFencedOff
@@ -91,7 +92,7 @@ const (
 
 var simEventNames = [simEventCount]string{
 	"steps", "calls", "reads that were judged", "joins", "flights", "writes", "transactions", "errors that were judged", "cancelled calls",
-	"panics", "calls of Goexit", "retries", "overflows", "overflows of the memory", "abandoned flights", "callers fenced off", "schedules with a window",
+	"panics", "calls of Goexit", "retries", "overflows", "streams", "overflows of the memory", "abandoned flights", "callers fenced off", "schedules with a window",
 	"rows closed early", "handles closed in the middle",
 }
 
@@ -110,6 +111,7 @@ type simWorld struct {
 	cfg         Config
 	maxOpen     int
 	slowConnect bool
+	streams     bool
 	hot         int // the key that most ask for
 	srv         *simServer
 	c           *Connector
@@ -262,6 +264,11 @@ func simulate(p *schedule.Plan, total *simEvents) *schedule.Violation {
 	if constant {
 		constantHash(c.table)
 	}
+	w.streams = r.IntN(3) == 0
+	if w.streams { // what would be large, and read by one caller each, for hours
+		c.budget.large = 1000
+		c.verdicts.get(simRead, nil).unshared.Store(unsharedRun + 1)
+	}
 	c.open.Do(c.openPools)
 	c.exec = &simExecutor{c.exec, w}
 	w.c, w.db = c, c.OpenDB()
@@ -270,8 +277,8 @@ func simulate(p *schedule.Plan, total *simEvents) *schedule.Violation {
 	for i := range 3 + r.IntN(7) {
 		w.clients = append(w.clients, &simClient{id: i + 1})
 	}
-	w.trace = append(w.trace, fmt.Sprintf("mode %v, width %d, max result %d, memory %d, %d flight and %d session connections, %d virtual ones, window %v, timeout %v, connecting takes steps: %v, all keys of one hash: %v",
-		w.cfg.Mode, w.cfg.Width, w.cfg.MaxResult, w.cfg.Memory, w.cfg.FlightConns, w.cfg.SessionConns, w.maxOpen, w.cfg.Window, w.cfg.Timeout, w.slowConnect, constant))
+	w.trace = append(w.trace, fmt.Sprintf("mode %v, width %d, max result %d, memory %d, %d flight and %d session connections, %d virtual ones, window %v, timeout %v, connecting takes steps: %v, all keys of one hash: %v, large results are streamed: %v",
+		w.cfg.Mode, w.cfg.Width, w.cfg.MaxResult, w.cfg.Memory, w.cfg.FlightConns, w.cfg.SessionConns, w.maxOpen, w.cfg.Window, w.cfg.Timeout, w.slowConnect, constant, w.streams))
 
 	n := 10 + r.IntN(60)
 	for w.step = 0; w.step < n && w.fault.Load() == nil; w.step++ {
@@ -292,6 +299,7 @@ func simulate(p *schedule.Plan, total *simEvents) *schedule.Violation {
 	total[simFlightsBegun].Add(int64(s.Flights))
 	total[simRetries].Add(int64(s.Retries))
 	total[simOverflows].Add(int64(s.Overflows))
+	total[simStreams].Add(int64(s.Streams))
 	total[simBudget].Add(int64(s.Bypasses[ReasonMemory]))
 	total[simAbandoned].Add(int64(s.Cancelled))
 	total[simFencedOff].Add(int64(s.Fenced))
