@@ -17,7 +17,7 @@ MODULES     := . integration integration/stacks integration/battery bench
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help modules demo test test-generic test-matrix battery soak coverage lint fuzz oracle tenants values bench bench-full microbench gate generate clean
+.PHONY: help modules demo test test-generic test-matrix battery soak coverage lint fuzz oracle tenants values bench bench-profile bench-full microbench gate generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,10 @@ values: ## every type's values into every scan destination, as pgx scans them
 bench: ## flightpg beside pgx and others, in up to 10 minutes (BENCH_OUT=.cache/bench BENCHFLAGS=)
 	@scripts/ensure-postgres
 	cd bench && $(GO) run . -o $(abspath $(BENCH_OUT)) $(BENCHFLAGS)
+
+bench-profile: ## whose code an operation's CPU time goes to, in four minutes (BENCH_OUT=.cache/bench)
+	@scripts/ensure-postgres
+	cd bench && $(GO) run . -profile -budget 4m -rounds 9 -o $(abspath $(BENCH_OUT)) $(BENCHFLAGS)
 
 bench-full: ## the same with all combinations, in about 2 hours
 	@scripts/ensure-postgres

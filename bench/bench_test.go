@@ -159,6 +159,44 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestProfile: a contender's time is shared out among those who took it, and to nobody
+// else.
+func TestProfile(t *testing.T) {
+	o := &options{profile: true, rounds: 1, length: 300 * time.Millisecond, out: t.TempDir()}
+	cells := []*cell{{"hot 1 row", 64, background, direct, []string{pgx16, pipelined, parking}}}
+	if err := run(context.Background(), o, cells); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(o.out, "profile.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := make(map[string][]string)
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Split(strings.Trim(line, "| \n"), " | "); len(fields) == 4 {
+			rows[fields[0]] = fields[1:]
+		}
+	}
+	for name, want := range map[string][3]bool{ // pgx-16, pipeline, parking
+		"database/sql":             {true, true, true},
+		"network reads and writes": {true, true, false},
+		"**client**":               {true, true, true},
+	} {
+		got := rows[name]
+		for i := range want {
+			if len(got) != 3 || (got[i] != "-" && got[i] != "0.00") != want[i] {
+				t.Errorf("%s: %v; want figures for %v in\n%s", name, got, want, text)
+				break
+			}
+		}
+	}
+	for name, got := range rows {
+		if strings.HasPrefix(name, "flightpg") && (got[0] != "-" || got[2] != "-") {
+			t.Errorf("%s: %v; want none but of the pipeline", name, got)
+		}
+	}
+}
+
 // TestLayers: the parts alone can be measured.
 func TestLayers(t *testing.T) {
 	for _, name := range []string{layerOurs, layerXSync, layerResenje} {

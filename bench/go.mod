@@ -6,6 +6,7 @@ replace github.com/flightpg/flightpg => ../
 
 require (
 	github.com/flightpg/flightpg v0.0.0-00010101000000-000000000000
+	github.com/google/pprof v0.0.0-20261016150608-1facf8f91b50
 	github.com/jackc/pgx/v5 v5.12.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sync v0.24.0

@@ -10,7 +10,7 @@
 // rounds' ratios to pgx's database/sql driver with 16 connections.
 //
 // Reading order: plan.go (what is measured) → load.go, contender.go, ceiling.go →
-// measure.go → layers.go (parts of the driver alone) → targets.go → report.go.
+// measure.go → layers.go (parts of the driver alone) → targets.go → report.go → profile.go.
 package main
 
 import (
@@ -30,6 +30,7 @@ import (
 // options are the flags.
 type options struct {
 	full       bool
+	profile    bool
 	budget     time.Duration
 	rounds     int
 	length     time.Duration
@@ -51,6 +52,7 @@ func main() {
 	var goroutines, cpuProfile, memProfile string
 	var list bool
 	flag.BoolVar(&o.full, "full", false, "all combinations of workloads, goroutines, contexts and links")
+	flag.BoolVar(&o.profile, "profile", false, "say whose code an operation's CPU time goes to, where targets are missed: profile.md")
 	flag.DurationVar(&o.budget, "budget", 9*time.Minute, "how long it may take, all in all: the length of the measurements follows from it")
 	flag.IntVar(&o.rounds, "rounds", 15, "rounds, after one to warm up")
 	flag.DurationVar(&o.length, "time", 0, "length of a measurement, in place of what follows from -budget")
@@ -61,7 +63,7 @@ func main() {
 	flag.Func("contexts", "background, timeout (one for each call), with commas; those of the plan by default", words(&o.contexts))
 	flag.StringVar(&o.layers, "layers", "", "measure the flight table and other parts alone: yes, no or only; by default if nothing is selected")
 	flag.StringVar(&o.dsn, "dsn", "", "a database to make tables in; by default a throw-away server is started")
-	flag.StringVar(&o.out, "o", "", "a directory for bench.md, bench.json and bench.svg")
+	flag.StringVar(&o.out, "o", "", "a directory for what is written")
 	flag.StringVar(&cpuProfile, "cpuprofile", "", "file for a profile of CPU time")
 	flag.StringVar(&memProfile, "memprofile", "", "file for a profile of allocations")
 	flag.BoolVar(&list, "list", false, "say what would be measured")
@@ -143,7 +145,7 @@ func run(ctx context.Context, o *options, cells []*cell) error {
 		return err
 	}
 	defer b.stop()
-	layers := o.layers == "yes" || o.layers == "only" || o.layers == "" && len(o.workloads)+len(o.goroutines)+len(o.contenders) == 0
+	layers := !o.profile && (o.layers == "yes" || o.layers == "only" || o.layers == "" && len(o.workloads)+len(o.goroutines)+len(o.contenders) == 0)
 	if layers {
 		if err := b.layers(ctx); err != nil {
 			return err
@@ -158,12 +160,14 @@ func run(ctx context.Context, o *options, cells []*cell) error {
 		rep.Cells = append(rep.Cells, res)
 		res.print(os.Stdout)
 	}
-	b.limits()
+	if !o.profile {
+		b.limits()
+	}
 	b.stop() // so that the server is among the children that have ended
 	rep.Meta.Others = b.others()
 	rep.Meta.Took = time.Since(b.began).Round(time.Second).String()
 	rep.Targets = judge(rep)
-	if len(cells) > 1 || layers {
+	if !o.profile && (len(cells) > 1 || layers) {
 		fmt.Println()
 		rep.writeTargets(os.Stdout, false)
 	}
@@ -173,14 +177,16 @@ func run(ctx context.Context, o *options, cells []*cell) error {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
-	for _, f := range []struct {
+	type output struct {
 		name  string
 		write func(*os.File) error
-	}{
-		{"bench.md", rep.writeMarkdown},
-		{"bench.json", rep.writeJSON},
-		{"bench.svg", rep.writeSVG},
-	} {
+	}
+	outputs := []output{{"bench.md", rep.writeMarkdown}, {"bench.json", rep.writeJSON}, {"bench.svg", rep.writeSVG}}
+	if o.profile {
+		outputs = []output{{"profile.md", rep.writeProfile}}
+	}
+	names := []string{}
+	for _, f := range outputs {
 		to, err := os.Create(filepath.Join(o.out, f.name))
 		if err != nil {
 			return err
@@ -188,8 +194,9 @@ func run(ctx context.Context, o *options, cells []*cell) error {
 		if err := errors.Join(f.write(to), to.Close()); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
+		names = append(names, f.name)
 	}
-	fmt.Printf("\nwritten: bench.md, bench.json and bench.svg in %s\n", o.out)
+	fmt.Printf("\nwritten: %s in %s\n", strings.Join(names, ", "), o.out)
 	return nil
 }
 

@@ -191,7 +191,7 @@ func (b *bench) cell(ctx context.Context, c *cell) (*cellResult, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		defer clients[i].close()
-		res.Results = append(res.Results, contenderResult{Contender: name, app: app, Backends: math.NaN()})
+		res.Results = append(res.Results, contenderResult{Contender: name, app: app, Backends: math.NaN(), profile: make(profiled)})
 	}
 	w := workloadNamed(c.Workload)
 	for round := range b.o.rounds + 1 { // the first warms up
@@ -205,7 +205,12 @@ func (b *bench) cell(ctx context.Context, c *cell) (*cellResult, error) {
 			if r.Error != "" {
 				continue
 			}
-			f, err := b.measure(w, clients[i], c, each, uint64(round))
+			measure := func() (figures, error) { return b.measure(w, clients[i], c, each, uint64(round)) }
+			if b.o.profile && round > 0 {
+				plain := measure
+				measure = func() (figures, error) { return r.profile.profiling(plain) }
+			}
+			f, err := measure()
 			if err != nil {
 				// The others' figures stand.
 				r.Error = err.Error()

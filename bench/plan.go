@@ -124,6 +124,9 @@ func contendersFor(w *workload) (names []string) {
 // plan returns what is to be measured.
 func (o *options) plan() ([]*cell, error) {
 	cells := shortPlan()
+	if o.profile {
+		cells = profilePlan()
+	}
 	if o.full || len(o.goroutines)+len(o.links)+len(o.contexts) > 0 {
 		numbers := o.goroutines
 		if len(numbers) == 0 {

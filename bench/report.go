@@ -176,7 +176,8 @@ type contenderResult struct {
 	RatioCPU number `json:"ratio_cpu"` // of client and server together, for an operation
 	Open     number `json:"backends"`
 
-	app string
+	app     string
+	profile profiled // with -profile
 }
 
 func (c *cellResult) result(contender string) *contenderResult {
