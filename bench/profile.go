@@ -21,7 +21,7 @@ var owners = []struct {
 	prefixes []string
 }{
 	{"memory: allocation, collection", []string{"runtime.mallocgc", "runtime.newobject", "runtime.makeslice", "runtime.growslice", "runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.gcStart", "runtime.bgsweep", "runtime.bgscavenge", "runtime.wbBufFlush", "runtime.gcWriteBarrier", "runtime.deductAssistCredit"}},
-	{"network reads and writes", []string{"internal/poll.", "net."}},
+	{"network reads and writes", []string{"net."}},
 	{"goroutines, channels, timers", []string{"runtime.schedule", "runtime.findRunnable", "runtime.mcall", "runtime.mstart", "runtime.gopark", "runtime.goready", "runtime.chan", "runtime.closechan", "runtime.selectgo", "runtime.newproc", "runtime.goexit", "runtime.sysmon", "runtime.netpoll", "runtime.semrelease", "runtime.semacquire", "runtime.wakep", "runtime.morestack", "runtime.newstack", "time."}},
 	{"context", []string{"context."}},
 	{"database/sql", []string{"database/sql."}},
