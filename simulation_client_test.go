@@ -402,8 +402,8 @@ func (w *simWorld) returned(cl *simClient, c *simCall) {
 	if c.err != nil || c.panicked != nil {
 		w.judgeError(cl, c)
 	}
-	if _, ok := c.panicked.(*flight.PanicError); ok && cl.conn != nil {
-		cl.lost = true // in a call that got no rows to close
+	if _, ok := c.panicked.(*flight.PanicError); ok && (cl.conn != nil || cl.tx != nil) {
+		cl.lost = true // in a call that got no rows to close: database/sql waits for them for ever
 	}
 	if c.write != 0 {
 		w.judgeWrite(cl, c)

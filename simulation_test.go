@@ -330,7 +330,7 @@ func (w *simWorld) goHome() {
 		if cl.rows != nil {
 			cl.rows.call.cancel()
 		}
-		if cl.cancelTx != nil {
+		if cl.cancelTx != nil && !cl.lost {
 			cl.cancelTx()
 		}
 	}
@@ -339,7 +339,7 @@ func (w *simWorld) goHome() {
 		if cl.rows != nil {
 			go cl.rows.rows.Close()
 		}
-		if cl.tx != nil {
+		if cl.tx != nil && !cl.lost {
 			go cl.tx.Rollback()
 		}
 		if cl.conn != nil && !cl.lost {
