@@ -471,7 +471,7 @@ func (c *Connector) openPools() {
 	c.flights = open(c.source.flights, true, limit)
 	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns), cap: c.cfg.SessionConns}
 	c.flights.other, c.sessions.db.other = c.sessions.db, c.flights
-	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff}
+	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff, mayStream: c.mayStream}
 	if pipelined {
 		c.pipe = newPipelineExecutor(c)
 		c.flights.pipe = c.pipe.Pool

@@ -22,7 +22,7 @@ type read struct {
 	v     *verdict // of the query
 	anew  bool     // what is known of the statement's columns was out of date
 
-	streams func() bool // whether a result that has become large shall be streamed
+	f *flight.Flight[*result] // that it is for
 }
 
 // executor runs reads for flights. It calls dispatch just before the first byte
@@ -49,7 +49,7 @@ type launch struct {
 
 // Run implements flight.Runner.
 func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
-	l.r.streams = func() bool { return l.c.mayStream(l.r.v, f) }
+	l.r.f = f
 	return l.run(ctx, func(ctx context.Context) (*result, error) {
 		return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
 	})
@@ -104,8 +104,8 @@ func (l *launch) run(ctx context.Context, execute func(context.Context) (*result
 // mayStream reports whether a flight's result, which has become large, shall be
 // streamed. Its connection is taken then until its reader has done, who may be slow:
 // that must not happen to all of them.
-func (c *Connector) mayStream(v *verdict, f *flight.Flight[*result]) bool {
-	if !v.streams() || !f.Sole() {
+func (c *Connector) mayStream(r *read) bool {
+	if !r.v.streams() || !r.f.Sole() {
 		return false
 	}
 	limit := int64(maxStreams)
@@ -149,6 +149,7 @@ type poolExecutor struct {
 	maxResult int64
 	prepared  bool         // database/sql's statements run as prepared ones
 	off       func(Reason) // ends all sharing
+	mayStream func(*read) bool
 
 	retries atomic.Uint64
 	refused atomic.Uint64
@@ -311,7 +312,7 @@ func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, 
 	if err != nil {
 		return nil, err
 	}
-	return buffer(rows, e.budget, e.maxResult, r.streams), nil
+	return buffer(rows, e.budget, e.maxResult, e.mayStream, r), nil
 }
 
 // fly gives the caller a share of the flight of its read: the one under way if

@@ -90,7 +90,7 @@ func bufferMade(budget *budget, width, rows int, row func(width, n int) []driver
 	for i := range width {
 		made.names = append(made.names, fmt.Sprintf("column_%d", i))
 	}
-	return buffer(made, budget, math.MaxInt64, func() bool { return false })
+	return buffer(made, budget, math.MaxInt64, func(*read) bool { return false }, nil)
 }
 
 type madeRows struct {

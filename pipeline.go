@@ -301,7 +301,7 @@ func (x *pipelineExecutor) landed(l *pipelineLaunch) {
 }
 
 func (l *pipelineLaunch) begin(f *flight.Flight[*result]) {
-	l.f, l.began = f, true
+	l.f, l.r.f, l.began = f, f, true
 	l.call.Init(l.x.Pool, l.st, l.values(), l)
 }
 
@@ -333,7 +333,6 @@ func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*r
 			l.done = true
 		}
 		if l.call.Err() == pipeline.ErrElsewhere {
-			l.r.streams = func() bool { return l.c.mayStream(l.r.v, f) }
 			return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
 		}
 		if live := l.call.Live(); live != nil {
@@ -407,7 +406,7 @@ func (l *pipelineLaunch) Row(values [][]byte) bool {
 		l.tail = err
 		return true
 	}
-	if l.buf.large() && l.c.mayStream(l.r.v, l.f) {
+	if l.buf.large() && l.c.mayStream(&l.r) {
 		l.buf.res.why = ReasonStreamed
 		return false
 	}

@@ -266,8 +266,8 @@ func sizeOf(v driver.Value) (int64, bool) {
 
 // buffer reads rows into a result and closes them, unless they do not fit: then
 // the result ends in live rows, which then own rows. So it does once it is large if
-// streams says so.
-func buffer(rows driver.Rows, budget *budget, maxResult int64, streams func() bool) *result {
+// mayStream says so.
+func buffer(rows driver.Rows, budget *budget, maxResult int64, mayStream func(*read) bool, r *read) *result {
 	var b buffering
 	b.begin(copyColumns(rows), budget, maxResult)
 	complete := false
@@ -282,7 +282,7 @@ func buffer(rows driver.Rows, budget *budget, maxResult int64, streams func() bo
 			b.res.end(rows, err)
 			break
 		}
-		if b.large() && streams() {
+		if b.large() && mayStream(r) {
 			b.res.why = ReasonStreamed
 		}
 		if b.res.why != ReasonNone || !b.add(raw, size, shareable) {
