@@ -7,6 +7,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"io"
+	"runtime"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -45,6 +46,47 @@ func TestRecycling(t *testing.T) {
 					}
 				}
 			})
+		}
+	})
+
+	t.Run("NothingIsKept", func(t *testing.T) {
+		// Not of a result that was streamed, either: its connection may lie idle for long.
+		const row = 2 << 20
+		db, _ := openPipeline(t, Config{MaxResult: row + row/2})
+		conn, err := db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		heap := func() int64 {
+			runtime.GC()
+			runtime.GC() // what the first has emptied of sync.Pools
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int64(m.HeapAlloc)
+		}
+		var before int64
+		for i := range replays {
+			if i == 1 { // the connections' own buffers are as large as a row by now
+				before = heap()
+			}
+			n := 0
+			rows, err := conn.QueryContext(t.Context(), fmt.Sprintf("SELECT %d, repeat('x', %d) FROM generate_series(1, 3)", i, row))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for rows.Next() {
+				n++
+			}
+			if err := rows.Close(); err != nil || rows.Err() != nil || n != 3 {
+				t.Fatalf("%d rows, %v, %v", n, rows.Err(), err)
+			}
+		}
+		if s := ReadStats(db); s.Overflows != replays {
+			t.Fatalf("Stats = %+v; want each result streamed", s)
+		}
+		if kept := heap() - before; kept > 2*row {
+			t.Errorf("%d bytes are kept of %d results, of which %d each were buffered", kept, replays-1, row)
 		}
 	})
 

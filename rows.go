@@ -515,7 +515,7 @@ func (l *liveRows) close() error {
 // it serves one goroutine at a time.
 type replay struct {
 	ctx    context.Context // the caller's, for live rows
-	res    *result         // nil when closed, unless its rows are live: it may be another's by then
+	res    *result         // nil when closed: it may be another's by then
 	cols   *columns
 	clone  bool // somebody else reads the same values
 	row    int  // rows given
@@ -568,7 +568,7 @@ func (r *replay) begin(ctx context.Context, res *result) {
 
 // Columns implements driver.Rows.
 func (r *replay) Columns() []string {
-	if r.later {
+	if r.later && !r.closed {
 		return r.live.rows.Columns()
 	}
 	return r.cols.names
@@ -657,9 +657,8 @@ func (r *replay) Close() error {
 		}
 	}
 	r.res.Drop()
-	if r.ctx = nil; r.live == nil {
-		r.res = nil
-	}
+	// The connection keeps what it has made at a time, with all that it points at.
+	r.ctx, r.res, r.live, r.unhook = nil, nil, nil, nil
 	return err
 }
 
@@ -682,7 +681,7 @@ func (r *replay) NextResultSet() error {
 }
 
 func (r *replay) columnType(i int) columnType {
-	if r.later {
+	if r.later && !r.closed {
 		return typeOfColumn(r.live.rows, i)
 	}
 	return r.cols.types[i]

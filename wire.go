@@ -102,11 +102,13 @@ func (r *wireRows) Next(dest []driver.Value) error {
 	if err := r.advance(); err != nil {
 		return err
 	}
+	var b boxes
 	for i, src := range r.source.RawValues() {
-		var err error
-		if dest[i], err = r.value(i, src); err != nil {
+		v, _, err := b.decode(r.wireColumns, i, src)
+		if err != nil {
 			return fmt.Errorf("convert field %d failed: %w", i, err)
 		}
+		dest[i] = v
 	}
 	return nil
 }
@@ -156,11 +158,13 @@ func scanInto[T any](m *pgtype.Map, fd *pgconn.FieldDescription, value func(T) (
 	var d T
 	plan := m.PlanScan(fd.DataTypeOID, fd.Format, &d)
 	return func(src []byte) (driver.Value, error) {
-		d = *new(T) // a []byte must be a new one for each value
-		if err := plan.Scan(src, &d); err != nil {
+		err := plan.Scan(src, &d)
+		scanned := d
+		d = *new(T) // a []byte must be a new one for each value, and none is kept here
+		if err != nil {
 			return nil, err
 		}
-		return value(d)
+		return value(scanned)
 	}
 }
 
