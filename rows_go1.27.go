@@ -38,7 +38,10 @@ func (r *wireRows) ScanColumn(ctx driver.ScanContext, i int, dest any) error {
 	if !takesValues(reflect.TypeOf(dest)) {
 		return r.types.Scan(r.fields[i].DataTypeOID, r.fields[i].Format, src, dest)
 	}
-	v, err := r.value(i, src)
+	if src == nil {
+		return sql.ConvertAssign(ctx, dest, nil)
+	}
+	v, err := r.decodeOther(i, src) // by itself: others of its row may never be asked for
 	if err != nil {
 		return err
 	}

@@ -236,14 +236,6 @@ func (c *wireColumns) decodeRow(raw [][]byte, row []driver.Value) (size int64, e
 	return size + b.size(), nil
 }
 
-// value decodes one value.
-func (c *wireColumns) value(i int, src []byte) (driver.Value, error) {
-	if src == nil {
-		return nil, nil
-	}
-	return c.decodeOther(i, src)
-}
-
 // Columns implements driver.Rows.
 func (c *wireColumns) Columns() []string {
 	names := make([]string, len(c.fields))
