@@ -275,7 +275,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if why == ReasonNone {
 		var res *result
 		var err error
-		res, why, err = cn.c.fly(ctx, mode, read{via: via, query: text, args: values, v: v})
+		res, why, err = cn.c.fly(ctx, mode, &read{via: via, query: text, args: values, v: v})
 		if err != nil {
 			return nil, err
 		}

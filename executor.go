@@ -318,7 +318,10 @@ func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, 
 // fly gives the caller a share of the flight of its read: the one under way if
 // the mode allows it, else one that it leads. A Reason other than ReasonNone
 // says that the caller must run the read on a session of its own.
-func (c *Connector) fly(ctx context.Context, mode Mode, r read) (*result, Reason, error) {
+//
+// It takes the read by reference, and waits here: the stack of a caller that waits is
+// most of what it costs, and doubles with a few words more.
+func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reason, error) {
 	buf := keyBuffers.Get().(*[]byte)
 	key, why := appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args)
 	if why != ReasonNone {
@@ -328,7 +331,13 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r read) (*result, Reason
 	f, leader := c.table.Enter(flight.Key{Text: r.v.keyed, Args: key}, mode.rule())
 	*buf = key
 	keyBuffers.Put(buf)
-	res, err := c.join(ctx, f, leader, r)
+	var res *result
+	var err error
+	if leader {
+		res, err = c.lead(ctx, f, r)
+	} else {
+		res, err = f.Wait(ctx)
+	}
 	if why, ok := err.(bypassError); ok {
 		return nil, Reason(why), nil
 	}
@@ -343,27 +352,25 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r read) (*result, Reason
 	return res, ReasonNone, nil
 }
 
-// join waits for a flight that the caller has entered, and runs it if it leads.
-func (c *Connector) join(ctx context.Context, f *flight.Flight[*result], leader bool, r read) (*result, error) {
-	if !leader {
-		return f.Wait(ctx)
-	}
-	res, err := c.lead(ctx, f, r)
+// lead runs a flight, or has it run, and waits for it.
+func (c *Connector) lead(ctx context.Context, f *flight.Flight[*result], r *read) (*result, error) {
+	res, err := c.launch(ctx, f, r)
 	if err == nil && res.bytes > c.budget.large && res.live == nil {
 		r.v.learnSharing(res.shared)
 	}
 	return res, err
 }
 
-func (c *Connector) lead(ctx context.Context, f *flight.Flight[*result], r read) (*result, error) {
-	if st := c.pipe.serves(&r); st != nil {
-		l := c.pipe.launch(r, st)
+func (c *Connector) launch(ctx context.Context, f *flight.Flight[*result], r *read) (*result, error) {
+	if st := c.pipe.serves(r); st != nil {
+		l := c.pipe.launch(*r, st)
 		res, err := f.Lead(ctx, l)
 		c.pipe.landed(l)
 		return res, err
 	}
-	r.args = copyArgs(r.args)
-	f.Launch(ctx, &launch{c: c, r: r})
+	l := &launch{c: c, r: *r}
+	l.r.args = copyArgs(r.args)
+	f.Launch(ctx, l)
 	return f.Wait(ctx)
 }
 
@@ -375,7 +382,7 @@ func (c *Connector) shape(ctx context.Context, v *verdict, query string) (int, e
 	if n := v.numInput.Load(); n != shapeUnknown {
 		return int(n), nil
 	}
-	res, why, err := c.fly(ctx, ModeJoin, read{via: viaPrepare, query: query, v: v})
+	res, why, err := c.fly(ctx, ModeJoin, &read{via: viaPrepare, query: query, v: v})
 	if err != nil {
 		return 0, err
 	}
