@@ -794,6 +794,9 @@ func (k *conn) learn() {
 	if k.failed {
 		return
 	}
+	if p.wayTime() > took {
+		p.learnWay(took) // it was opened while the machine was busy
+	}
 	own := k.longest(took)
 	if k.moved {
 		took = k.wasted // the rest was nobody's loss

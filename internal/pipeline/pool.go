@@ -526,9 +526,7 @@ func (p *Pool) dial() {
 		return
 	}
 	p.fullUntil = time.Time{}
-	if way := p.wayTime(); way == 0 || k.roundTrip < way {
-		p.way.Store(int64(k.roundTrip))
-	}
+	p.learnWay(k.roundTrip)
 	p.conns[k] = struct{}{}
 	p.unlock()
 	p.stats.dials.Add(1)
@@ -604,6 +602,16 @@ func (p *Pool) tickLocked() {
 
 // lateLocked returns after how much time an answer of the fast queue is late.
 func (p *Pool) lateLocked() time.Duration { return max(stuckTime+p.wayTime(), 4*p.groupTime.typical) }
+
+// learnWay is told that something was answered within d.
+func (p *Pool) learnWay(d time.Duration) {
+	for {
+		way := p.way.Load()
+		if d <= 0 || way != 0 && int64(d) >= way || p.way.CompareAndSwap(way, int64(d)) {
+			return
+		}
+	}
+}
 
 // wayTime is how long a message takes to the server and back.
 func (p *Pool) wayTime() time.Duration { return time.Duration(p.way.Load()) }

@@ -398,6 +398,18 @@ func TestCall_Abandoned(t *testing.T) {
 	}
 }
 
+// TestPool_WayIsLearned: a connection that was opened while the machine stood still
+// finds the server far away, but not for good.
+func TestPool_WayIsLearned(t *testing.T) {
+	p := openPool(t, nil)
+	p.want(t, "1", "SELECT $1::int", 1)
+	p.way.Store(int64(time.Hour))
+	p.want(t, "2", "SELECT $1::int", 2)
+	if way := p.wayTime(); way >= time.Hour {
+		t.Errorf("the way takes %v after an answer that did not", way)
+	}
+}
+
 // TestPool_CancelStorm: callers leave at any moment, and nobody else gets an error
 // or another's row.
 func TestPool_CancelStorm(t *testing.T) {
