@@ -230,7 +230,7 @@ func TestScript_Cancel(t *testing.T) {
 		if err := <-done; err != context.Canceled {
 			t.Errorf("Query = %v", err)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // the bubble's time
 		if n := s.count("echo x"); n != 0 {
 			t.Errorf("ran %d times; want 0", n)
 		}
@@ -344,7 +344,7 @@ func TestScript_Cancel(t *testing.T) {
 		if _, err := p.query(ctx, "sleep 20s", "x"); err != context.DeadlineExceeded {
 			t.Errorf("Query = %v", err)
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // the bubble's time
 		if st := p.Stats(); st.Open != 0 && st.Open != st.Idle {
 			t.Errorf("Stats = %+v; want the connection closed when patience has ended", st)
 		}
@@ -415,7 +415,7 @@ func TestScript_Broken(t *testing.T) {
 	})
 	bubble(t, "TaintedSession", nil, func(t *testing.T, s *script, p *testPool) {
 		p.want(t, "x", "taint TimeZone Mars", "x")
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // the bubble's time
 		if st := p.Stats(); st.Tainted != 1 || st.Open != 0 {
 			t.Errorf("Stats = %+v; want the connection closed", st)
 		}
@@ -580,7 +580,7 @@ func TestScript_Lanes(t *testing.T) {
 		if st := p.Stats(); st.Idle != 2 {
 			t.Errorf("Stats = %+v; want 2 idle", st)
 		}
-		time.Sleep(3 * time.Minute)
+		time.Sleep(3 * time.Minute) // the bubble's time
 		if st := p.Stats(); st.Open != 0 {
 			t.Errorf("Stats = %+v; want none left", st)
 		}
