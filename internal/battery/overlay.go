@@ -3,6 +3,7 @@ package battery
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,7 +18,8 @@ type Edit [3]string
 // Overlay writes edited copies of the files and returns the name of the list of
 // them that go build, go test and go run take as -overlay: the compiler sees the
 // copies, and the source stays as it is. It ends the test if an edit does not fit
-// the code any more.
+// the code any more: if its text is not there once, or what comes of it does not
+// compile.
 func Overlay(t *testing.T, root string, edits ...Edit) (list string) {
 	t.Helper()
 	root, err := filepath.Abs(root)
@@ -58,5 +60,11 @@ func Overlay(t *testing.T, root string, edits ...Edit) (list string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return write("overlay.json", data)
+	list = write("overlay.json", data)
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", list, "./...")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("the edited code does not compile (%v): bring the control up to date with the code:\n%s", err, out)
+	}
+	return list
 }
