@@ -129,16 +129,18 @@ func (s *Stmt) Elsewhere() bool {
 
 // Times that decide about lanes.
 const (
-	slowFloor   = 300 * time.Microsecond // a statement that never takes less is slow: what travelling with others saves is nothing to it
-	tailTime    = 5 * time.Millisecond   // a group that takes longer is looked into
-	tailMemory  = 256                    // executions over which the excess is averaged
-	tailFloor   = 100 * time.Microsecond // on average: less is no tail
-	failMemory  = 16                     // executions for which a statement that failed runs alone
-	probeRuns   = 4                      // the same for one of a group that took too long
-	suspectRuns = 64                     // executions that show whether a statement is the slow one of a group of several
-	bigMemory   = 64                     // the same for one with a large result
-	bigResult   = 64 << 10               // bytes
-	windowRuns  = 16                     // executions after which an old minimum is forgotten
+	slowFloor    = 300 * time.Microsecond // a statement that never takes less is slow: what travelling with others saves is nothing to it
+	tailTime     = 5 * time.Millisecond   // a group that takes longer is looked into
+	excessMemory = 256                    // executions over which the excess is averaged
+	tailMemory   = 1024                   // the same for a tail: on a busy machine some executions are late together
+	tailMost     = 16 * time.Millisecond  // that one execution counts for, for the same reason
+	tailFloor    = 100 * time.Microsecond // on average: less is no tail
+	failMemory   = 16                     // executions for which a statement that failed runs alone
+	probeRuns    = 4                      // the same for one of a group that took too long
+	suspectRuns  = 64                     // executions that show whether a statement is the slow one of a group of several
+	bigMemory    = 64                     // the same for one with a large result
+	bigResult    = 64 << 10               // bytes
+	windowRuns   = 16                     // executions after which an old minimum is forgotten
 )
 
 // times is what is learned about how long a statement takes, and what else keeps
@@ -179,16 +181,16 @@ type times struct {
 func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
 	t.lmu.Lock()
 	defer t.lmu.Unlock()
-	average := func(of *atomic.Int64, d time.Duration) int64 {
+	average := func(of *atomic.Int64, d time.Duration, memory int64) int64 {
 		have := of.Load()
-		have += (int64(d) - have) / tailMemory
+		have += (int64(d) - have) / memory
 		of.Store(have)
 		return have
 	}
-	average(&t.excess, others)
+	average(&t.excess, others, excessMemory)
 	own = max(own-4*max(t.floor-usual, 0), 0) // one that never takes less has no tail
-	tail, was := average(&t.tail, own), t.tailed.Load()
-	is := tail > int64(max(usual/2, tailFloor))
+	tail, was := average(&t.tail, min(own, tailMost), tailMemory), t.tailed.Load()
+	is := tail > int64(max(usual/4, tailFloor))
 	switch {
 	case is && own > 0:
 		t.tailSeen = time.Now()
