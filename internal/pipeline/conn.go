@@ -47,7 +47,7 @@ type conn struct {
 	changed  [2]string
 	closed   bool
 
-	// Guarded by p.mu.
+	// Guarded by p.mu. lane is written by whoever has the connection, too.
 	lane      *queue // that it is busy for, or nil
 	stuck     bool   // its answer takes long: not counted any more
 	sole      *Stmt  // of a group of one
@@ -290,7 +290,7 @@ func (k *conn) Read(b []byte) (int, error) {
 		return k.net.Read(b)
 	}
 	watched := ctx != nil && ctx.Done() != nil
-	others := len(k.group) > k.head+1
+	others := len(k.group) > k.head+1 && k.lane != &k.p.slow
 	if !watched && !others {
 		k.blind = k.blind || k.head < len(k.group)
 		k.setGlance(time.Time{})
@@ -804,7 +804,7 @@ func (k *conn) learn() {
 	other := false
 	way := p.wayTime()
 	if !k.several && !k.fresh && !k.moved {
-		other = k.stmts[0].sample(max(took-way, 0) / time.Duration(len(k.stmts)))
+		other = k.stmts[0].sample(max(took-way, 0), len(k.stmts), k.lane == &p.slow)
 	}
 	p.mu.Lock()
 	usual := p.groupTime.typical
@@ -838,7 +838,7 @@ func (k *conn) learn() {
 		p.serveLocked()
 		p.unlock()
 	}
-	if len(k.stmts) > 1 && !k.moved && took > max(tailTime, 8*usual) {
+	if len(k.stmts) > 1 && k.lane != &p.slow && !k.moved && took > max(tailTime, 8*usual) {
 		for _, st := range k.stmts {
 			st.stayAlone(probeRuns)
 		}

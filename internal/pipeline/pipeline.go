@@ -88,7 +88,9 @@
 // A statement that is slow must not be waited for by others. Times are learned per
 // statement. Those that never take less than a moment ([slowFloor]) have a queue of
 // their own, run alone, and get as many connections as they have callers: what a
-// group saves is nothing to them. Those that failed lately or have large results run
+// group saves is nothing to them. So many executions at a time make a fast statement
+// slow, too, so when some wait for a connection, a group of them is tried now and then:
+// if it takes no longer than one, the statement is fast. Those that failed lately or have large results run
 // alone too. Those that are slow now and then (that have a tail) have a third queue,
 // which more connections serve, with smaller groups. Since many connections make the
 // machine itself late now and then, a tail must show again on few, every

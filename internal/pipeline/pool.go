@@ -291,8 +291,7 @@ func (p *Pool) takeLocked(k *conn) bool {
 		p.groupLocked(k, &p.mixed)
 		return true
 	case p.slow.n > 0 && p.mayServeLocked(&p.slow):
-		p.occupyLocked(k, &p.slow)
-		p.addLocked(k, p.slow.first)
+		p.slowLocked(k)
 		return true
 	}
 	return false
@@ -336,6 +335,33 @@ func (p *Pool) groupLocked(k *conn, lane *queue) {
 		}
 		c = next
 	}
+}
+
+// slowLocked sends a slow call off, alone, or now and then a group of its statement:
+// with as many executions at a time as there are connections each can take long for
+// want of CPUs alone, however fast the statement is, and for as long as that goes on.
+// In a group that shows: it takes no longer than one. Only what waits for a connection
+// anyway is put into it.
+func (p *Pool) slowLocked(k *conn) {
+	c := p.slow.first
+	p.occupyLocked(k, &p.slow)
+	p.addLocked(k, c)
+	if p.slow.n == 0 || !k.link.Grouped || c.describe || c.moved || !c.stmt.probed() {
+		return
+	}
+	bytes, passed := len(c.msg), 0
+	for m := p.slow.first; m != nil && len(k.group) < p.cfg.Group && passed < lookahead; {
+		next := m.next
+		if m.stmt != c.stmt || m.describe || m.moved || bytes+len(m.msg) > groupBytes {
+			passed++
+		} else {
+			bytes += len(m.msg)
+			p.addLocked(k, m)
+			m.solo = false
+		}
+		m = next
+	}
+	c.solo = len(k.group) == 1
 }
 
 func (p *Pool) addLocked(k *conn, c *Call) {
@@ -650,7 +676,7 @@ func (p *Pool) tick() {
 		}
 		p.stuckLocked(k)
 		if st := k.sole; st != nil && !st.known.Load() {
-			other = st.sample(max(now.Sub(k.began), slowFloor+1)) || other // at least
+			other = st.sample(max(now.Sub(k.began), slowFloor+1), 1, false) || other // at least
 		}
 	}
 	if other {

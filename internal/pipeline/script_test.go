@@ -22,6 +22,8 @@ import (
 //	echo           one row: its parameter
 //	rows N         N rows: the parameter, and the row's number
 //	sleep D        one row, after the time D; can be cancelled
+//	busy           one row, after 10 µs, in groups that begin with 400 µs more and run
+//	               one at a time: the machine has one CPU
 //	tailed         one row, after 20 µs, or 20 ms where the parameter is one in 50
 //	failing CODE   one row, or the error where the parameter ends in 3
 //	fail CODE      the error with that SQLSTATE, when executed
@@ -42,22 +44,24 @@ type script struct {
 	refuse   error         // of connecting
 	delay    time.Duration // of requests to cancel
 	dials    int
+	cpu      chan struct{} // holds who has it
 	// wrap may change the client's end of each new connection.
 	wrap func(n int, c net.Conn) net.Conn
 }
 
 type scripted struct {
-	s      *script
-	id     uint32
-	conn   net.Conn
-	cancel chan struct{} // has room for one
-	busy   bool          // guarded by s.mu: not between two Syncs, where requests to cancel are ignored
-	stmts  map[string]string
-	groups [][]string // what each Sync ended, for tests that look
+	s       *script
+	id      uint32
+	conn    net.Conn
+	cancel  chan struct{} // has room for one
+	busy    bool          // guarded by s.mu: not between two Syncs, where requests to cancel are ignored
+	stmts   map[string]string
+	running bool       // has s.cpu, until the group ends
+	groups  [][]string // what each Sync ended, for tests that look
 }
 
 func newScript() *script {
-	return &script{conns: make(map[uint32]*scripted), ran: make(map[string]int), failures: make(map[string]int), columns: 1}
+	return &script{cpu: make(chan struct{}, 1), conns: make(map[uint32]*scripted), ran: make(map[string]int), failures: make(map[string]int), columns: 1}
 }
 
 func (s *script) count(what string) int {
@@ -185,6 +189,10 @@ func (c *scripted) loop(b *pgproto3.Backend) error {
 			}
 		case *pgproto3.Sync:
 			skip = false
+			if c.running {
+				c.running = false
+				<-c.s.cpu
+			}
 			if len(group) > 0 {
 				c.s.mu.Lock()
 				c.groups = append(c.groups, group)
@@ -230,7 +238,7 @@ func (c *scripted) loop(b *pgproto3.Backend) error {
 			c.s.mu.Lock()
 			c.s.ran[text+" "+param]++
 			c.s.mu.Unlock()
-			code, err := c.execute(b, text, param)
+			code, err := c.execute(b, text, param, len(group) == 1)
 			if err != nil {
 				return err
 			}
@@ -260,7 +268,7 @@ func (c *scripted) describe(text string) *pgproto3.RowDescription {
 	return d
 }
 
-func (c *scripted) execute(b *pgproto3.Backend, text, param string) (code string, err error) {
+func (c *scripted) execute(b *pgproto3.Backend, text, param string, first bool) (code string, err error) {
 	row := func(values ...string) {
 		m := &pgproto3.DataRow{}
 		for _, v := range values {
@@ -289,6 +297,14 @@ func (c *scripted) execute(b *pgproto3.Backend, text, param string) (code string
 				}
 			}
 		}
+	case "busy":
+		if first {
+			c.s.cpu <- struct{}{}
+			c.running = true
+			time.Sleep(400 * time.Microsecond)
+		}
+		time.Sleep(10 * time.Microsecond)
+		row(param)
 	case "sleep", "maybe", "tailed":
 		d, _ := time.ParseDuration(rest)
 		if word == "tailed" {

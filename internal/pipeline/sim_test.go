@@ -660,6 +660,37 @@ func TestScript_Tail(t *testing.T) {
 	}
 }
 
+// TestScript_Contention: a statement that takes long only because so many are executed
+// at a time, each on a connection of its own, is found to be fast, and grouped; one
+// that is slow stays apart, and what trying that takes is little.
+func TestScript_Contention(t *testing.T) {
+	const callers, each, conns = 64, 200, 16
+	for _, text := range []string{"busy", "sleep 1ms"} {
+		bubble(t, strings.Fields(text)[0], func(c *Config) { c.Max = conns }, func(t *testing.T, s *script, p *testPool) {
+			p.warm(t, "echo", text)
+			began := time.Now()
+			var wg sync.WaitGroup
+			for i := range callers {
+				wg.Go(func() {
+					for j := range each {
+						p.want(t, fmt.Sprint(i*each+j), text, fmt.Sprint(i*each+j))
+					}
+				})
+			}
+			wg.Wait()
+			took, st := time.Since(began), p.Stats()
+			t.Logf("%v of the bubble's time; %+v", took, st)
+			const calls = callers * each
+			if apart := calls * 410 * time.Microsecond; text == "busy" && (took > apart/2 || st.Grouped < calls/2) {
+				t.Errorf("%d calls took %v, %d of them in groups; want half of %v, and half of them", calls, took, st.Grouped, apart)
+			}
+			if apart := calls / (conns - 1) * time.Millisecond; text != "busy" && (took > apart+apart/20 || st.Grouped > calls/10) {
+				t.Errorf("%d calls took %v, %d of them in groups; want no more than %v and a twentieth, and few of them", calls, took, st.Grouped, apart)
+			}
+		})
+	}
+}
+
 // TestSimulation runs random loads against the scripted server: callers come, leave
 // and hand over at random moments, statements fail, hang and break connections.
 // Each call must end with its own answer, its own error, or its own context's end;

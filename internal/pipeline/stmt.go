@@ -132,7 +132,8 @@ const (
 	slowFloor    = 300 * time.Microsecond // a statement that never takes less is slow: what travelling with others saves is nothing to it
 	tailTime     = 5 * time.Millisecond   // a group that takes longer is looked into
 	excessMemory = 256                    // executions over which the excess is averaged
-	tailMemory   = 1024                   // the same for a tail: on a busy machine some executions are late together
+	tailFirst    = 512                    // the same for a tail, at first
+	tailMemory   = 1024                   // and later on: on a busy machine some executions are late together
 	tailMost     = 16 * time.Millisecond  // that one execution counts for, for the same reason
 	tailFloor    = 100 * time.Microsecond // on average: less is no tail
 	failMemory   = 16                     // executions for which a statement that failed runs alone
@@ -140,7 +141,11 @@ const (
 	suspectRuns  = 64                     // executions that show whether a statement is the slow one of a group of several
 	bigMemory    = 64                     // the same for one with a large result
 	bigResult    = 64 << 10               // bytes
-	windowRuns   = 16                     // executions after which an old minimum is forgotten
+	windowRuns   = 64                     // executions after which an old minimum is forgotten
+	firstProbe   = 16                     // slow executions, while others wait, after which a group of them is tried; the next time twice as many
+	lastProbe    = 4096                   // but no more than this
+	probeGain    = 4                      // times the time of one call that a group of more takes: less, and it is the machine that is slow
+	probeMost    = 10 * time.Millisecond  // statements that take longer are slow on any machine
 )
 
 // times is what is learned about how long a statement takes, and what else keeps
@@ -155,6 +160,8 @@ type times struct {
 	nextFloor time.Duration // of the window under way
 	runs      int           // in it
 	slow      atomic.Bool   // written under lmu
+	probeIn   int           // slow executions until a group of them is tried
+	probeGap  int           // between two
 
 	// excess is the time above the usual, on average: what a call of this
 	// statement costs those that travel with it, in nanoseconds. A mean would
@@ -163,6 +170,7 @@ type times struct {
 	// tail is the same of the statement's own time, whoever waits for that, and
 	// tailed says that it is no small thing.
 	tail       atomic.Int64
+	tailRuns   int64 // executions that it is averaged over
 	tailed     atomic.Bool
 	tailSeen   time.Time
 	tailedFrom time.Time // since when it is tailed
@@ -189,7 +197,8 @@ func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
 	}
 	average(&t.excess, others, excessMemory)
 	own = max(own-4*max(t.floor-usual, 0), 0) // one that never takes less has no tail
-	tail, was := average(&t.tail, min(own, tailMost), tailMemory), t.tailed.Load()
+	t.tailRuns = min(max(t.tailRuns+1, tailFirst), tailMemory)
+	tail, was := average(&t.tail, min(own, tailMost), t.tailRuns), t.tailed.Load()
 	is := tail > int64(max(usual/4, tailFloor))
 	switch {
 	case is && own > 0:
@@ -204,7 +213,7 @@ func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
 	if is && was && time.Since(t.tailedFrom) > tailProbe {
 		// The more connections are busy, the more the machine alone delays some of
 		// them. Whether it is the statement shows on few.
-		is = false
+		is, t.tailRuns = false, 0
 		t.tail.Store(0)
 		t.excess.Store(0)
 	}
@@ -216,7 +225,7 @@ func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
 const tailPatience = time.Second
 
 // tailProbe is after how long a tail must show again.
-const tailProbe = 2 * time.Second
+const tailProbe = 4 * time.Second
 
 // suspected reports whether a call of the statement may be a slow one, and counts
 // down.
@@ -240,12 +249,20 @@ func (t *times) mates(usual time.Duration, limit int) int {
 	return int(max(1, min(int64(limit), 2*int64(usual)/excess)))
 }
 
-// sample learns from an execution that had the connection to itself. d is without
-// the way to the server and back. It reports whether the statement belongs into
-// another queue from now on.
-func (t *times) sample(d time.Duration) (other bool) {
+// sample learns from a call that had the connection to itself, or from n of a group of
+// the one statement; took is the time of all, without the way to the server and back.
+// apart says that they were sent as slow ones. It reports whether the statement belongs
+// into another queue from now on.
+func (t *times) sample(took time.Duration, n int, apart bool) (other bool) {
 	t.lmu.Lock()
 	defer t.lmu.Unlock()
+	d := took / time.Duration(n)
+	switch {
+	case apart && !t.slow.Load() && t.known.Load() && d >= t.floor:
+		return false // it was on its way when the statement turned out to be fast
+	case apart && n >= probeGain && d < t.floor/probeGain:
+		d = min(d, slowFloor) // most of its time it waits for others
+	}
 	if !t.known.Load() || d < t.floor {
 		t.floor = d
 	}
@@ -256,9 +273,27 @@ func (t *times) sample(d time.Duration) (other bool) {
 		t.floor, t.runs = t.nextFloor, 0
 	}
 	slow := t.floor > slowFloor
+	if slow && !t.slow.Load() {
+		t.probeIn, t.probeGap = firstProbe, firstProbe
+	}
 	other = t.slow.Swap(slow) != slow || !t.known.Load()
 	t.known.Store(true)
 	return other
+}
+
+// probed reports whether a group of the slow statement shall be tried, and counts down.
+func (t *times) probed() bool {
+	t.lmu.Lock()
+	defer t.lmu.Unlock()
+	if t.alone.Load() > 0 || t.floor > probeMost {
+		return false
+	}
+	if t.probeIn--; t.probeIn > 0 {
+		return false
+	}
+	t.probeGap = min(2*t.probeGap, lastProbe)
+	t.probeIn = t.probeGap
+	return true
 }
 
 // stayAlone makes the statement run alone for at least n executions.

@@ -1,0 +1,42 @@
+package pipeline
+
+import (
+	"testing"
+	"time"
+)
+
+// TestTimes_Tail: a statement of which one call in fifty takes 20 ms is found to have a
+// tail within a thousand executions. One on a machine that stands still for 5 ms now
+// and then, so that whatever is executed is late, four calls at a time, is not, however
+// long that goes on.
+func TestTimes_Tail(t *testing.T) {
+	const usual = 300 * time.Microsecond
+	t.Run("Statement", func(t *testing.T) {
+		var st times
+		n := 0
+		for ; n < 1000 && !st.tailed.Load(); n++ {
+			late := time.Duration(0)
+			if n%50 == 49 {
+				late = 20 * time.Millisecond
+			}
+			st.exceeded(late, late, usual)
+		}
+		if !st.tailed.Load() {
+			t.Error("after 1000 executions it has no tail")
+		}
+		t.Logf("it has a tail after %d executions", n)
+	})
+	t.Run("Machine", func(t *testing.T) {
+		var st times
+		for n := range 100_000 {
+			late := time.Duration(0)
+			if n%1000 < 4 {
+				late = 5 * time.Millisecond
+			}
+			st.exceeded(late, late, usual)
+			if st.tailed.Load() {
+				t.Fatalf("it has a tail after %d executions", n)
+			}
+		}
+	})
+}
