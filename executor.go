@@ -171,6 +171,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		return nil, err
 	}
 	again, renewed := false, 0 // has run again: after a failure, with a new plan
+	var said error             // why it has run with a new plan
 	for {
 		for {
 			if !dispatch() {
@@ -200,6 +201,10 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			failure = res.tail
 		}
 		lost := l.connectionLost(failure)
+		if said != nil && errors.Is(err, driver.ErrBadConn) {
+			err = fmt.Errorf("%w: %w", said, driver.ErrBadConn) // what the server said says more
+			failure = err
+		}
 		stopped := refused(failure)
 		if lost || stopped {
 			// A refused statement may have taken a session lock before: its
@@ -218,7 +223,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			// On the same connection, which has thrown away what was stale:
 			// after DDL, each of the others has its own to throw away.
 			renewed++
-			r.anew = true
+			r.anew, said = true, failure
 			if res != nil {
 				res.Share(0)
 			}

@@ -27,6 +27,14 @@ func TestStalePlan(t *testing.T) {
 			return oneRow(int64(s.id)), nil
 		}}
 	}
+	// broken are the failures of the first n sessions, where they break then.
+	broken := func(n int) map[int][]error {
+		failures := make(map[int][]error)
+		for id := 1; id <= n; id++ {
+			failures[id] = []error{stale, driver.ErrBadConn}
+		}
+		return failures
+	}
 	for _, c := range []struct {
 		name     string
 		failures map[int][]error
@@ -38,6 +46,8 @@ func TestStalePlan(t *testing.T) {
 		{"AndThenALostConnection", map[int][]error{1: {stale, driver.ErrBadConn}}, []int{1, 1, 2}, nil},
 		{"AndTheNextOneIsStaleToo", map[int][]error{1: {stale, driver.ErrBadConn}, 2: {stale}}, []int{1, 1, 2, 2}, nil},
 		{"WhileDDLGoesOn", map[int][]error{1: {stale, stale}}, []int{1, 1, 1}, nil},
+		{"AndThatIsLostToo", broken(2), []int{1, 1, 2, 2, 3}, nil}, // database/sql tries again
+		{"AndAllOfThem", broken(6), []int{1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6}, stale},
 		{"NotForEver", map[int][]error{1: {stale, stale, stale, stale, stale}}, []int{1, 1, 1, 1}, stale},
 	} {
 		bubble(t, c.name, func(t *testing.T) {
@@ -50,8 +60,8 @@ func TestStalePlan(t *testing.T) {
 			if on := f.on(hotQuery); !slices.Equal(on, c.want) {
 				t.Errorf("ran on sessions %v; want %v", on, c.want)
 			}
-			if s := ReadStats(db); s.Retries != uint64(len(c.want)-1) || s.BufferedBytes != 0 {
-				t.Errorf("Stats = %+v; want %d retries and no byte kept", s, len(c.want)-1)
+			if s := ReadStats(db); s.Retries != uint64(len(c.want))-s.Flights || s.BufferedBytes != 0 {
+				t.Errorf("Stats = %+v; want a retry for each of %d executions but the first of a flight, and no byte kept", s, len(c.want))
 			}
 		})
 	}

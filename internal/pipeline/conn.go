@@ -47,7 +47,8 @@ type conn struct {
 	changed  [2]string
 	closed   bool
 
-	// Guarded by p.mu. lane is written by whoever has the connection, too.
+	// Guarded by p.mu. lane is written by whoever has the connection only, who may
+	// read it without.
 	lane      *queue // that it is busy for, or nil
 	stuck     bool   // its answer takes long: not counted any more
 	sole      *Stmt  // of a group of one
