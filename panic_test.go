@@ -152,3 +152,27 @@ func TestPanic_Connect(t *testing.T) {
 		go db.Close()
 	})
 }
+
+// panickyRows panic when they are closed.
+type panickyRows struct{ driver.Rows }
+
+func (panickyRows) Close() error { panic("close") }
+
+// TestLiveRows_ClosePanics: live rows whose driver panics when they are closed give
+// their session back all the same, as one that must not be used again.
+func TestLiveRows_ClosePanics(t *testing.T) {
+	var cancelled, done, lost bool
+	l := &liveRows{rows: panickyRows{}, cancel: func() { cancelled = true }}
+	l.done = func() { done, lost = true, l.lost }
+	func() {
+		defer func() {
+			if v := recover(); v != "close" {
+				t.Errorf("close panicked with %v; want what the rows panic with", v)
+			}
+		}()
+		_ = l.close()
+	}()
+	if !cancelled || !done || !lost {
+		t.Errorf("cancelled %v, given back %v, as lost %v; want all of it", cancelled, done, lost)
+	}
+}

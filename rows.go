@@ -504,9 +504,12 @@ func (l *liveRows) next(dest []driver.Value) error {
 
 func (l *liveRows) close() error {
 	l.closing.Do(func() {
+		defer l.done()
+		defer l.cancel()
+		lost := l.lost
+		l.lost = true // until it returns
 		l.err = l.rows.Close()
-		l.cancel()
-		l.done()
+		l.lost = lost
 	})
 	return l.err
 }

@@ -16,6 +16,7 @@ type Rows struct {
 	k        *conn
 	c        *Call
 	values   [][]byte
+	behind   bool // others' answers come between the rows and the group's end
 	complete bool // all rows are there, and the group's end is awaited
 	ended    bool
 	failure  error // with which the server ended them
@@ -43,7 +44,7 @@ func (k *conn) goLive(c *Call, row [][]byte) answer {
 	p.elsewhereLocked()
 	p.unlock()
 	k.reader = nil
-	c.live = &Rows{k: k, c: c, values: row}
+	c.live = &Rows{k: k, c: c, values: row, behind: len(rest) > 0 || k.moved}
 	c.finish(nil)
 	return answerEnded
 }
@@ -80,8 +81,8 @@ func (r *Rows) Next() bool {
 			r.values = msg.Values
 			return true
 		case *pgproto3.CommandComplete:
-			r.complete = !k.retired && !k.moved // else there are others' answers before the end
-			if !r.complete {
+			r.complete = !r.behind
+			if r.behind {
 				r.end(nil, true)
 			}
 		case *pgproto3.ErrorResponse:
@@ -92,6 +93,8 @@ func (r *Rows) Next() bool {
 				break
 			}
 			r.failure, r.complete = pgErr, true
+		case *pgproto3.EmptyQueryResponse:
+			r.end(errors.New("flightpg: unexpected message from the server"), false)
 		case *pgproto3.ReadyForQuery:
 			if !r.complete {
 				r.end(errors.New("flightpg: unexpected message from the server"), false)

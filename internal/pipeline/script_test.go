@@ -33,6 +33,9 @@ import (
 //	twocolumns     when columns is 2, else one
 //	copy           a message that is no part of an answer, and one row
 //	ready          the message that ends a group
+//	changed CODE   a setting reported changed, two rows, and the error when the
+//	               transaction ends
+//	emptied        two rows, the answer to an empty query, and one more
 //	commit CODE    one row, and the error when the transaction ends
 type script struct {
 	mu       sync.Mutex // guards what follows
@@ -355,6 +358,17 @@ func (c *scripted) execute(b *pgproto3.Backend, text, param string, first bool) 
 		if failed {
 			return "0A000", nil
 		}
+		row(param)
+	case "changed":
+		b.Send(&pgproto3.ParameterStatus{Name: "TimeZone", Value: "Mars"})
+		row(param)
+		row(param)
+		b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 2")})
+		return rest, nil
+	case "emptied":
+		row(param)
+		row(param)
+		b.Send(&pgproto3.EmptyQueryResponse{})
 		row(param)
 	case "copy":
 		b.Send(&pgproto3.CopyOutResponse{})

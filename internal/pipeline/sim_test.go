@@ -406,6 +406,22 @@ func TestScript_Broken(t *testing.T) {
 		p.want(t, "x", "copy", "x") // as pgx
 		p.want(t, "x", "echo", "x")
 	})
+	bubble(t, "LiveRows", nil, func(t *testing.T, s *script, p *testPool) {
+		for text, want := range map[string]string{
+			"changed 40001": "40001", // the session's end is not the answer's
+			"emptied":       "",
+		} {
+			c := p.NewCall(p.stmt(text), []any{"x"}, &reading{max: 1})
+			if !c.Run(context.Background()) || c.Live() == nil {
+				t.Fatalf("%s: Run: %v, live %v", text, c.Err(), c.Live())
+			}
+			c.Live().Close()
+			if err := c.Live().Err(); err == nil || code(err) != want {
+				t.Errorf("%s: the rows end with %v; want an error %s", text, err, want)
+			}
+		}
+		p.want(t, "x", "echo", "x")
+	})
 	bubble(t, "ErrorAtTheTransactionsEnd", nil, func(t *testing.T, s *script, p *testPool) {
 		// As a serializable one can have.
 		if _, err := p.query(context.Background(), "commit 40001", "x"); code(err) != "40001" {

@@ -106,20 +106,23 @@ func (s speech) ready() bool {
 }
 
 // completes reports whether the end of a result is told, before anything that is no
-// message.
-func (s speech) completes() bool {
+// message, and whether more of a result follows it.
+func (s speech) completes() (whole, more bool) {
 	data := s.data
 	for len(data) >= 5 {
 		n := int64(binary.BigEndian.Uint32(data[1:])) + 1
 		if n < 5 || n > int64(len(data)) {
-			return false
+			break
 		}
-		if data[0] == 'C' || data[0] == 'I' {
-			return true
+		switch data[0] {
+		case 'C', 'I':
+			whole, more = true, more || whole
+		case 'T', 'D', 'n':
+			more = more || whole
 		}
 		data = data[n:]
 	}
-	return false
+	return whole, more
 }
 
 func join(frames [][]byte) []byte { return bytes.Join(frames, nil) }

@@ -67,6 +67,7 @@ type server struct {
 
 	slow     atomic.Bool // a lie came in pieces, or nothing after it
 	complete atomic.Bool // a lie had a result to its end in it
+	several  atomic.Bool // and more behind it
 
 	mu      sync.Mutex // guards what follows
 	conns   map[*end]bool
@@ -177,9 +178,17 @@ func (c *serverConn) flush() bool {
 			if speech.pause > 0 || speech.stall {
 				c.s.slow.Store(true)
 			}
-			if speech.completes() {
+			if whole, more := speech.completes(); whole {
 				c.s.complete.Store(true)
+				if more {
+					c.s.several.Store(true)
+				}
 			}
+		}
+		if c.simply && at != atArm && at != atCatalog && speech.ready() {
+			// pgx waits for ever then, in the simple protocol, whatever becomes of its
+			// caller. Who waits for that caller's lock would stop the bubble's time.
+			speech.hangUp, speech.pause = true, 0
 		}
 		for part := range speech.parts() {
 			if _, err := c.end.Write(part); err != nil {
@@ -188,10 +197,6 @@ func (c *serverConn) flush() bool {
 			if speech.pause > 0 {
 				c.end.pause(speech.pause)
 			}
-		}
-		if c.simply && at != atArm && at != atCatalog && speech.ready() {
-			// pgx waits for ever then, in the simple protocol.
-			speech.hangUp = true
 		}
 		switch {
 		case speech.hangUp:
