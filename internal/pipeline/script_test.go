@@ -304,9 +304,9 @@ func (c *scripted) execute(b *pgproto3.Backend, text, param string, first bool) 
 		if first {
 			c.s.cpu <- struct{}{}
 			c.running = true
-			time.Sleep(400 * time.Microsecond)
+			time.Sleep(400 * time.Microsecond) // the bubble's time
 		}
-		time.Sleep(10 * time.Microsecond)
+		time.Sleep(10 * time.Microsecond) // likewise
 		row(param)
 	case "sleep", "maybe", "tailed":
 		d, _ := time.ParseDuration(rest)
