@@ -104,9 +104,9 @@ const maxDoubts = 8
 func (cn *conn) begins(v *verdict) {
 	if v.effects&effectPins != 0 {
 		switch {
-		case v.wants && slices.Contains(cn.doubts, v.keyed):
+		case v.wants && slices.Contains(cn.doubts, v.sql):
 		case v.wants && len(cn.doubts) < maxDoubts:
-			cn.doubts = append(cn.doubts, v.keyed)
+			cn.doubts = append(cn.doubts, v.sql)
 			cn.c.catalogs.wanted()
 		default:
 			cn.pinned = true
@@ -275,12 +275,16 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if why == ReasonNone {
 		var res *result
 		var err error
-		res, why, err = cn.c.fly(ctx, mode, &read{via: via, query: text, args: values, v: v})
+		r := &read{via: via, query: text, args: values, v: v}
+		res, why, err = cn.c.fly(ctx, mode, r)
 		if err != nil {
 			return nil, err
 		}
 		if res != nil {
 			return cn.replay(ctx, res), nil
+		}
+		if r.converted {
+			query, args = text, r.args
 		}
 	}
 	cn.c.stats.bypasses[why].Add(1)

@@ -228,6 +228,8 @@ type Connector struct {
 	streaming atomic.Int64 // results that are streamed though they could be buffered, now
 	stats     counters
 
+	types atomic.Uint32 // how arguments are encoded: typesUnknown and so on
+
 	noSessionLayer bool // for a test that must fail without it
 
 	source *source  // by reference: what prints the connector does not print pgx's config
@@ -390,6 +392,9 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		}
 		return c, nil
 	}
+	if cfg.AfterConnect == nil && cfg.ResetSession == nil && src.fresh && pc.Tracer == nil {
+		c.types.Store(typesPlain) // nobody gets at a type map
+	}
 	c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog}
 	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
 		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
@@ -461,7 +466,7 @@ func (c *Connector) openPools() {
 		limit /= minPipelineConns
 	}
 	open := func(inner driver.Connector, flights bool, limit int) *pool {
-		db := sql.OpenDB(sessionConnector{inner, c.follow, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey})
+		db := sql.OpenDB(sessionConnector{inner, c.follow, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey, c.learnTypes})
 		db.SetMaxOpenConns(limit)
 		db.SetMaxIdleConns(c.cfg.MaxIdle)
 		db.SetConnMaxIdleTime(max(c.cfg.MaxIdleTime, 0))
@@ -538,11 +543,15 @@ func Forget(ctx context.Context, db *sql.DB, query string, args ...any) error {
 		query, named = positional(query, named)
 	}
 	for _, via := range slices.Compact([]byte{viaQuery, c.viaStmt}) {
-		key, why := appendKey(nil, via, partitionOf(ctx, c.cfg.PartitionKey), named)
+		r := &read{via: via, query: query, args: named, v: c.verdicts.get(query, c.peek())}
+		key, why := appendKey(nil, via, partitionOf(ctx, c.cfg.PartitionKey), named, false)
+		if why == reasonConvert {
+			key, why = c.convertedKey(ctx, nil, r)
+		}
 		if why != ReasonNone {
 			return fmt.Errorf("flightpg: no flight to forget: the arguments are never shared (%v)", why)
 		}
-		c.table.Forget(flight.Key{Text: c.verdicts.get(query, c.peek()).keyed, Args: key})
+		c.table.Forget(flight.Key{Text: r.v.keyed, Args: key})
 	}
 	return nil
 }

@@ -20,7 +20,9 @@ type read struct {
 	query string
 	args  []driver.NamedValue
 	v     *verdict // of the query
-	anew  bool     // what is known of the statement's columns was out of date
+
+	converted bool // the arguments are not the caller's any more
+	anew      bool // what is known of the statement's columns was out of date
 
 	f *flight.Flight[*result] // that it is for
 }
@@ -305,11 +307,11 @@ func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, 
 	if r.via == viaPrepare {
 		// By name only where the session is ours: what a pooler's server
 		// connection has prepared stays there, for others to trip over.
-		n, err := s.numInput(ctx, e.prepared && s.guard != GuardTransaction, r.query)
+		n, oids, err := s.numInput(ctx, e.prepared && s.guard != GuardTransaction, r.query)
 		if err != nil {
 			return nil, err
 		}
-		return &result{numInput: n, budget: e.budget}, nil
+		return &result{numInput: n, paramOIDs: oids, budget: e.budget}, nil
 	}
 	once := *r
 	once.args = slices.Clone(r.args) // the inner driver may change the slice; a retry needs it whole
@@ -328,7 +330,10 @@ func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, 
 // most of what it costs, and doubles with a few words more.
 func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reason, error) {
 	buf := keyBuffers.Get().(*[]byte)
-	key, why := appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args)
+	key, why := appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args, false)
+	if why == reasonConvert {
+		key, why = c.convertedKey(ctx, key[:0], r)
+	}
 	if why != ReasonNone {
 		keyBuffers.Put(buf)
 		return nil, why, nil
@@ -347,6 +352,10 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 		return nil, Reason(why), nil
 	}
 	if err != nil {
+		if r.converted && notEncoded(err) {
+			r.v.params.Store(nil) // they may be others now
+			return nil, ReasonArgument, nil
+		}
 		return nil, ReasonNone, err
 	}
 	if res.live != nil && !res.claim() {
@@ -355,6 +364,22 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 		return nil, why, nil
 	}
 	return res, ReasonNone, nil
+}
+
+// convertedKey is appendKey for a read whose arguments need conversion first.
+func (c *Connector) convertedKey(ctx context.Context, key []byte, r *read) ([]byte, Reason) {
+	partition := partitionOf(ctx, c.cfg.PartitionKey)
+	if c.types.Load() != typesPlain {
+		return appendKey(key, r.via, partition, r.args, true)
+	}
+	if !c.convert(ctx, r) {
+		return key, ReasonArgument
+	}
+	key, why := appendKey(key, r.via, partition, r.args, false)
+	if why == reasonConvert {
+		why = ReasonArgument
+	}
+	return key, why
 }
 
 // lead runs a flight, or has it run, and waits for it.
@@ -396,5 +421,8 @@ func (c *Connector) shape(ctx context.Context, v *verdict, query string) (int, e
 	}
 	defer res.Drop()
 	v.numInput.Store(int32(res.numInput))
+	if oids := res.paramOIDs; oids != nil {
+		v.params.Store(&oids)
+	}
 	return res.numInput, nil
 }

@@ -1,35 +1,29 @@
 package flightpg
 
 import (
-	"bytes"
 	"context"
 	"database/sql/driver"
 	"encoding/binary"
 	"maps"
 	"math"
-	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
 // A flight key says what makes two reads identical: the SQL text as sent, the
-// way it is executed, the partition, and every argument as its exact Go type
-// and value. pgx chooses the wire form from the Go type ($1::text takes "1" but
-// not 1), so types are never merged.
+// way it is executed, the partition, and every argument. What reaches PostgreSQL
+// is an argument's identity, so a key tells everything that pgx's encoders can
+// see of it: the exact Go type (pgx chooses the wire form by it: $1::text takes
+// "1" but not 1) and the value; of a driver.Valuer what Value returns, see
+// arguments.go.
 //
 // The encoding is canonical and prefix-free (every part is tagged and has a
 // fixed or leading length), and flights are found by comparing it in full, so
 // no choice of arguments makes two different reads meet.
-//
-// What can be encoded is what can be copied whole: scalars, strings, []byte,
-// time.Time, netip addresses, arrays and structs of such, slices and pointers.
-// Anything else (maps, interfaces, channels, functions, structs with memory
-// behind them) has no identity that outlives the call, and its read bypasses.
 
 // keyBuffers hold *[]byte to encode keys in.
 var keyBuffers = sync.Pool{New: func() any { return new([]byte) }}
@@ -60,6 +54,7 @@ const (
 	tagBytesNil
 	tagBytes
 	tagTime
+	tagValue // what a Valuer has returned
 	tagExecMode
 	tagFormats
 	tagFormatsByOID
@@ -75,15 +70,16 @@ const (
 )
 
 // appendKey appends everything of the flight key but the SQL text. It returns
-// a Reason other than ReasonNone if an argument cannot be part of a key.
-func appendKey(b []byte, via byte, partition string, args []driver.NamedValue) ([]byte, Reason) {
+// a Reason other than ReasonNone if an argument cannot be part of a key: reasonConvert
+// if it can when it has been converted. asIs takes Valuers, too, for what they hold.
+func appendKey(b []byte, via byte, partition string, args []driver.NamedValue, asIs bool) ([]byte, Reason) {
 	b = append(b, via)
 	b = appendString(b, partition)
 	b = binary.AppendUvarint(b, uint64(len(args)))
 	for i := range args {
 		b = appendString(b, args[i].Name)
 		var why Reason
-		if b, why = appendValue(b, args[i].Value); why != ReasonNone {
+		if b, why = appendValue(b, args[i].Value, asIs); why != ReasonNone {
 			return b, why
 		}
 		if len(b) > maxKeyArgs {
@@ -106,7 +102,7 @@ func appendBounded[T string | []byte](b []byte, s T) []byte {
 	return append(b, s[:min(len(s), maxKeyArgs+1)]...)
 }
 
-func appendValue(b []byte, v any) ([]byte, Reason) {
+func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
 	switch v := v.(type) {
 	case nil:
 		return append(b, tagNil), ReasonNone
@@ -149,6 +145,11 @@ func appendValue(b []byte, v any) ([]byte, Reason) {
 		return appendBounded(b, v), ReasonNone
 	case time.Time:
 		return appendTime(append(b, tagTime), v), ReasonNone
+	case converted:
+		if v.err != nil {
+			return b, ReasonArgument
+		}
+		return appendValue(append(b, tagValue), v.value, asIs)
 
 	case pgx.QueryExecMode:
 		return binary.BigEndian.AppendUint32(append(b, tagExecMode), uint32(v)), ReasonNone
@@ -167,266 +168,35 @@ func appendValue(b []byte, v any) ([]byte, Reason) {
 		return b, ReasonNone
 	}
 	p := planOf(reflect.TypeOf(v))
-	if p.why != ReasonNone {
+	switch {
+	case p.convert != convertNever && !asIs:
+		return b, reasonConvert
+	case p.why != ReasonNone:
 		return b, p.why
 	}
 	b = binary.AppendUvarint(append(b, tagPlan), p.id)
 	return p.encode(b, reflect.ValueOf(v)), ReasonNone
 }
 
-// appendTime encodes what an encoder can see of a time: the instant and the
-// zone offset (the wall clock follows from the two). The same instant in two
-// zones gives different ::timestamp values; the monotonic reading is not sent.
+// appendTime encodes what an encoder can see of a time: the instant, the zone's
+// offset (the same instant in two zones gives different ::timestamp values) and,
+// since pgx sends a time to parameters of text types as Time.String, what else
+// that prints: the zone's abbreviation and the monotonic reading.
 func appendTime(b []byte, t time.Time) []byte {
-	_, offset := t.Zone()
+	zone, offset := t.Zone()
 	b = binary.BigEndian.AppendUint64(b, uint64(t.Unix()))
 	b = binary.BigEndian.AppendUint32(b, uint32(t.Nanosecond()))
-	return binary.BigEndian.AppendUint32(b, uint32(int32(offset)))
+	b = binary.BigEndian.AppendUint32(b, uint32(int32(offset)))
+	b = appendString(b, zone)
+	if t == t.Round(0) { // which strips the monotonic reading
+		return append(b, 0)
+	}
+	return binary.BigEndian.AppendUint64(append(b, 1), uint64(t.Sub(processStart)))
 }
 
-// plan is how values of one type are encoded and copied.
-type plan struct {
-	id     uint64 // stands for the type in keys; unique in the process
-	why    Reason // not ReasonNone: values of the type cannot be part of a key
-	encode func(b []byte, v reflect.Value) []byte
-	shared bool                                // has memory that the caller keeps hold of
-	clone  func(v reflect.Value) reflect.Value // set if shared
-}
-
-var (
-	plans  sync.Map // reflect.Type → *plan; bounded by the program's types
-	planID atomic.Uint64
-
-	timeType     = reflect.TypeFor[time.Time]()
-	addrType     = reflect.TypeFor[netip.Addr]()
-	prefixType   = reflect.TypeFor[netip.Prefix]()
-	rewriterType = reflect.TypeFor[pgx.QueryRewriter]()
-)
-
-// planOf returns the plan of a type, made at its first use.
-func planOf(t reflect.Type) *plan {
-	if p, ok := plans.Load(t); ok {
-		return p.(*plan)
-	}
-	p, loaded := plans.LoadOrStore(t, newPlan(t, 0))
-	_ = loaded // whoever was first: its id is the type's for good
-	return p.(*plan)
-}
-
-// maxPlanDepth bounds the nesting of types; []T with T []T never ends.
-const maxPlanDepth = 8
-
-func newPlan(t reflect.Type, depth int) *plan {
-	switch {
-	case t.Implements(rewriterType),
-		t == reflect.TypeFor[pgx.QueryExecMode](),
-		t == reflect.TypeFor[pgx.QueryResultFormats](),
-		t == reflect.TypeFor[pgx.QueryResultFormatsByOID]():
-		return &plan{why: ReasonPgxOption}
-	case depth > maxPlanDepth:
-		return &plan{why: ReasonArgument}
-	}
-	p := &plan{id: planID.Add(1)}
-	p.fill(t, depth)
-	return p
-}
-
-func (p *plan) fill(t reflect.Type, depth int) {
-	switch t {
-	case timeType:
-		// Inside another type all that can be seen counts, the names of the zone
-		// and the monotonic reading: that type may be a Valuer that prints it.
-		p.encode = func(b []byte, v reflect.Value) []byte {
-			t := v.Interface().(time.Time)
-			return appendString(appendString(appendTime(b, t), t.Location().String()), t.String())
-		}
-		return
-	case addrType:
-		p.encode = func(b []byte, v reflect.Value) []byte { return appendAddr(b, v.Interface().(netip.Addr)) }
-		return
-	case prefixType:
-		p.encode = func(b []byte, v reflect.Value) []byte {
-			pf := v.Interface().(netip.Prefix)
-			return binary.BigEndian.AppendUint64(appendAddr(b, pf.Addr()), uint64(int64(pf.Bits())))
-		}
-		return
-	}
-	switch t.Kind() {
-	case reflect.Bool:
-		p.encode = func(b []byte, v reflect.Value) []byte {
-			if v.Bool() {
-				return append(b, 1)
-			}
-			return append(b, 0)
-		}
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		p.encode = func(b []byte, v reflect.Value) []byte {
-			return binary.BigEndian.AppendUint64(b, uint64(v.Int()))
-		}
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		p.encode = func(b []byte, v reflect.Value) []byte {
-			return binary.BigEndian.AppendUint64(b, v.Uint())
-		}
-	case reflect.Float32:
-		p.encode = func(b []byte, v reflect.Value) []byte {
-			return binary.BigEndian.AppendUint32(b, math.Float32bits(float32(v.Float())))
-		}
-	case reflect.Float64:
-		p.encode = func(b []byte, v reflect.Value) []byte {
-			return binary.BigEndian.AppendUint64(b, math.Float64bits(v.Float()))
-		}
-	case reflect.String:
-		p.encode = func(b []byte, v reflect.Value) []byte { return appendString(b, v.String()) }
-	case reflect.Array:
-		p.fillArray(t, depth)
-	case reflect.Slice:
-		p.fillSlice(t, depth)
-	case reflect.Pointer:
-		p.fillPointer(t, depth)
-	case reflect.Struct:
-		p.fillStruct(t, depth)
-	default:
-		p.why = ReasonArgument
-	}
-}
-
-func appendAddr(b []byte, a netip.Addr) []byte {
-	raw, _ := a.MarshalBinary() // never fails: empty, 4 or 16 bytes, then the zone
-	return appendString(b, string(raw))
-}
-
-func (p *plan) fillArray(t reflect.Type, depth int) {
-	elem := newPlan(t.Elem(), depth+1)
-	if p.why = elem.why; p.why != ReasonNone {
-		return
-	}
-	if t.Elem().Size() == 0 { // there may be 1<<60 of them
-		p.why = ReasonArgument
-		return
-	}
-	if elem.shared { // an array of slices: nobody has one
-		p.why = ReasonArgument
-		return
-	}
-	p.encode = func(b []byte, v reflect.Value) []byte {
-		for i := 0; i < v.Len() && len(b) <= maxKeyArgs; i++ { // what is longer is no key
-			b = elem.encode(b, v.Index(i))
-		}
-		return b
-	}
-}
-
-func (p *plan) fillSlice(t reflect.Type, depth int) {
-	elem := newPlan(t.Elem(), depth+1)
-	if p.why = elem.why; p.why != ReasonNone {
-		return
-	}
-	if t.Elem().Size() == 0 {
-		p.why = ReasonArgument
-		return
-	}
-	p.shared = true
-	plainBytes := t.Elem().Kind() == reflect.Uint8
-	p.encode = func(b []byte, v reflect.Value) []byte {
-		if v.IsNil() {
-			return append(b, 0)
-		}
-		b = binary.AppendUvarint(append(b, 1), uint64(v.Len()))
-		if plainBytes {
-			return appendBounded(b, v.Bytes())
-		}
-		for i := 0; i < v.Len() && len(b) <= maxKeyArgs; i++ {
-			b = elem.encode(b, v.Index(i))
-		}
-		return b
-	}
-	p.clone = func(v reflect.Value) reflect.Value {
-		if v.IsNil() {
-			return v
-		}
-		c := reflect.MakeSlice(t, v.Len(), v.Len())
-		if !elem.shared {
-			reflect.Copy(c, v)
-			return c
-		}
-		for i := range v.Len() {
-			c.Index(i).Set(elem.clone(v.Index(i)))
-		}
-		return c
-	}
-}
-
-// fillPointer takes a pointer for what it points at: pgx does, at once.
-func (p *plan) fillPointer(t reflect.Type, depth int) {
-	elem := newPlan(t.Elem(), depth+1)
-	if p.why = elem.why; p.why != ReasonNone {
-		return
-	}
-	p.shared = true
-	p.encode = func(b []byte, v reflect.Value) []byte {
-		if v.IsNil() {
-			return append(b, 0)
-		}
-		return elem.encode(append(b, 1), v.Elem())
-	}
-	p.clone = func(v reflect.Value) reflect.Value {
-		if v.IsNil() {
-			return v
-		}
-		target := v.Elem()
-		if elem.shared {
-			target = elem.clone(target)
-		}
-		c := reflect.New(t.Elem())
-		c.Elem().Set(target)
-		return c.Convert(t)
-	}
-}
-
-func (p *plan) fillStruct(t reflect.Type, depth int) {
-	elems := make([]*plan, t.NumField())
-	for i := range elems {
-		f := t.Field(i)
-		elems[i] = newPlan(f.Type, depth+1)
-		special := f.Type == timeType || f.Type == addrType || f.Type == prefixType
-		switch {
-		case elems[i].why != ReasonNone:
-			p.why = elems[i].why
-		case elems[i].shared, // a struct with slices cannot be copied from outside
-			special && !f.IsExported(), // nor read
-			nested(f.Type) && !f.IsExported():
-			p.why = ReasonArgument
-		}
-		if p.why != ReasonNone {
-			return
-		}
-	}
-	p.encode = func(b []byte, v reflect.Value) []byte {
-		for i, e := range elems {
-			b = e.encode(b, v.Field(i))
-		}
-		return b
-	}
-}
-
-// nested reports whether values of t may hold a time or an address: types that
-// reflect lets nobody read inside an unexported field.
-func nested(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Struct:
-		if t == timeType || t == addrType || t == prefixType {
-			return true
-		}
-		for i := range t.NumField() {
-			if nested(t.Field(i).Type) {
-				return true
-			}
-		}
-	case reflect.Array, reflect.Slice:
-		return nested(t.Elem())
-	}
-	return false
-}
+// processStart has a monotonic reading: that of another time is told by the
+// difference, which is exact.
+var processStart = time.Now()
 
 // isOption reports whether an argument is one of pgx's options, which come before
 // the arguments of the query.
@@ -473,34 +243,4 @@ func positional(query string, args []driver.NamedValue) (string, []driver.NamedV
 		out = append(out, driver.NamedValue{Ordinal: len(out) + 1, Value: v})
 	}
 	return text, out
-}
-
-// copyArgs returns arguments that share no memory with the caller's: a flight
-// may outlive the call that led it, and database/sql's callers may change what
-// they passed as soon as the call returns. Only for arguments that appendKey
-// has accepted.
-func copyArgs(args []driver.NamedValue) []driver.NamedValue {
-	if len(args) == 0 {
-		return nil
-	}
-	c := make([]driver.NamedValue, len(args))
-	copy(c, args)
-	for i := range c {
-		switch v := c[i].Value.(type) {
-		case nil, bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64,
-			float32, float64, string, time.Time:
-		case []byte:
-			c[i].Value = bytes.Clone(v)
-		case pgx.QueryExecMode:
-		case pgx.QueryResultFormats:
-			c[i].Value = slices.Clone(v)
-		case pgx.QueryResultFormatsByOID:
-			c[i].Value = maps.Clone(v)
-		default:
-			if p := planOf(reflect.TypeOf(v)); p.shared {
-				c[i].Value = p.clone(reflect.ValueOf(v)).Interface()
-			}
-		}
-	}
-	return c
 }

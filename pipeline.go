@@ -126,7 +126,7 @@ func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) 
 			l.release() // it may have died idle
 		}
 	}
-	sc := sessionConnector{inner: c.source.flights, follow: c.follow, flights: true, guard: c.cfg.Guard}
+	sc := sessionConnector{inner: c.source.flights, follow: c.follow, flights: true, guard: c.cfg.Guard, learn: c.learnTypes}
 	dc, err := sc.Connect(ctx)
 	if tooMany(err) && c.sessions.db.makesRoom() {
 		// The backends of those closed take their time to end.

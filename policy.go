@@ -283,6 +283,7 @@ type verdict struct {
 	description atomic.Pointer[pgconn.StatementDescription]
 
 	pipelined atomic.Pointer[pipeline.Stmt] // what the pipeline knows of it, or nil
+	params    atomic.Pointer[[]uint32]      // the types of its parameters, where they were asked for
 
 	flown    atomic.Bool  // a flight has landed that the guard did not stop
 	refused  atomic.Bool  // the guard has stopped it
@@ -501,14 +502,14 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 	j := judge.Judge(sql, set, r.options())
 	v := &verdict{sql: sql, judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
 	v.effects, v.several = r.effects(sql, j, set)
-	if r.ignoreComments && v.reason == ReasonNone {
-		v.keyed = string(sqlscan.StripComments(nil, sql))
-	}
 	if set == nil && !r.noCatalog {
 		switch v.reason {
 		case ReasonCatalogUnavailable, ReasonUnknownFunction, ReasonUnknownOperator, ReasonUnknownRelation, ReasonUnknownType:
 			v.wants = true
 		}
+	}
+	if r.ignoreComments && (v.reason == ReasonNone || v.wants) { // the same one by any picture of the catalog
+		v.keyed = string(sqlscan.StripComments(nil, sql))
 	}
 	v.numInput.Store(shapeUnknown)
 	return v

@@ -33,7 +33,8 @@ type result struct {
 	why    Reason    // why live
 	tricky bool      // some values are not for everybody as they are, see replay.own and badValue
 
-	numInput int // of a prepared statement's shape; no rows then
+	numInput  int      // of a prepared statement's shape; no rows then
+	paramOIDs []uint32 // likewise
 
 	budget *budget
 	bytes  int64 // taken from the budget

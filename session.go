@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flightpg/flightpg/internal/flight"
@@ -55,6 +56,7 @@ type sessionConnector struct {
 	pooled    bool     // the inner connections go back to somebody else's pool
 	guard     Guard
 	partition func(context.Context) string
+	learn     func(*pgtype.Map) // is shown each connection's types
 }
 
 func (sc sessionConnector) Connect(ctx context.Context) (_ driver.Conn, err error) {
@@ -85,6 +87,9 @@ func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	}
 	s := &session{dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, partition: partitionOf(ctx, sc.partition)}
 	s.pgx, _ = dc.(*stdlib.Conn)
+	if s.pgx != nil {
+		sc.learn(s.pgx.Conn().TypeMap())
+	}
 	if s.follow != nil {
 		if err := s.follow.follow(ctx, s.pgx.Conn().PgConn()); err != nil {
 			s.bad = true
@@ -446,26 +451,35 @@ func (s *session) outdated(err error) bool {
 	return false
 }
 
-// numInput asks the server for the number of parameters of a statement.
+// numInput asks the server for the number of parameters of a statement, and, where
+// the inner driver is pgx, for their types.
 // prepared: the statement will be executed as a prepared one here.
-func (s *session) numInput(ctx context.Context, prepared bool, query string) (int, error) {
-	if !prepared && s.pgx != nil {
-		if s.dead() {
-			return 0, driver.ErrBadConn
-		}
-		// pgx prepares it under a name of its own when it runs. An unnamed
-		// one leaves nothing behind that DDL could make stale.
-		sd, err := s.pgx.Conn().PgConn().Prepare(ctx, "", query, nil)
+func (s *session) numInput(ctx context.Context, prepared bool, query string) (n int, oids []uint32, err error) {
+	if s.dead() {
+		return 0, nil, driver.ErrBadConn
+	}
+	if prepared || s.pgx == nil {
+		st, err := s.stmt(ctx, query)
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
-		return len(sd.ParamOIDs), nil
+		if s.pgx == nil {
+			return st.NumInput(), nil, nil
+		}
+		// stdlib has prepared it under its text: pgx knows it, and asks nobody.
+		sd, err := s.pgx.Conn().Prepare(ctx, query, query)
+		if err != nil {
+			return 0, nil, err
+		}
+		return st.NumInput(), sd.ParamOIDs, nil
 	}
-	st, err := s.stmt(ctx, query)
+	// pgx prepares it under a name of its own when it runs. An unnamed
+	// one leaves nothing behind that DDL could make stale.
+	sd, err := s.pgx.Conn().PgConn().Prepare(ctx, "", query, nil)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return st.NumInput(), nil
+	return len(sd.ParamOIDs), sd.ParamOIDs, nil
 }
 
 // maxStmts is how many prepared statements a session keeps, the number that

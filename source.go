@@ -24,6 +24,7 @@ type source struct {
 	flights, sessions driver.Connector
 	config            *pgx.ConnConfig // nil: they are not pgx's
 	hooks             bool            // what a session is like may depend on the context it was opened with
+	fresh             bool            // no code but flightpg's and the hooks of its Config sees a connection first
 	pooled            bool            // somebody else's pool has them: they are borrowed for as long as they are in use
 }
 
@@ -43,6 +44,7 @@ func fromConfig(pc *pgx.ConnConfig, cfg *Config) (source, error) {
 		sessions: stdlib.GetConnector(*to, hooks...),
 		config:   pc,
 		hooks:    cfg.BeforeConnect != nil || cfg.ResetSession != nil,
+		fresh:    true,
 	}, nil
 }
 

@@ -37,7 +37,7 @@ func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	if cn.lease == nil && cn.c.mode(ctx) != ModeOff && cn.c.off.Load() == uint32(ReasonNone) {
 		n, err = cn.c.shape(ctx, cn.c.verdicts.get(query, cn.c.peek()), query)
 	} else if err = cn.attach(ctx); err == nil {
-		n, err = cn.lease.numInput(ctx, cn.c.viaStmt == viaStmt, query)
+		n, _, err = cn.lease.numInput(ctx, cn.c.viaStmt == viaStmt, query)
 		cn.ran(err)
 	}
 	if err != nil {
@@ -73,7 +73,7 @@ func (s *stmt) Close() error {
 // this connection, if the query is one that looks at them: nobody else can tell
 // when and where a statement is prepared.
 func (cn *conn) showPrepared(ctx context.Context, v *verdict) {
-	if v.reason != ReasonSessionView || !strings.Contains(v.keyed, "pg_prepared_statements") || cn.lease.pgx == nil {
+	if v.reason != ReasonSessionView || !strings.Contains(v.sql, "pg_prepared_statements") || cn.lease.pgx == nil {
 		return
 	}
 	for _, query := range slices.Clone(cn.lease.stmts.order) {

@@ -31,6 +31,15 @@ type Stmt struct {
 // NewStmt makes a Stmt for a text.
 func NewStmt(text string, user any) *Stmt { return &Stmt{text: text, User: user} }
 
+// ParamOIDs returns the types of the statement's parameters, if they are known. They
+// must not be changed.
+func (s *Stmt) ParamOIDs() (oids []uint32, known bool) {
+	if d := s.desc.Load(); d != nil {
+		return d.paramOIDs, true
+	}
+	return nil, false
+}
+
 // Desc describes a statement as the server prepared it, under a name of its own.
 // It is immutable.
 type Desc struct {

@@ -1,0 +1,166 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql/driver"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// byPointer is a Valuer by its pointer alone.
+type byPointer struct{ N int }
+
+func (v *byPointer) Value() (driver.Value, error) {
+	if v == nil {
+		return "nil", nil
+	}
+	return int64(v.N), nil
+}
+
+// TestConvert checks what Value is asked for, and how often: as by pgx.
+func TestConvert(t *testing.T) {
+	calls := 0
+	for _, tc := range []struct {
+		name  string
+		arg   any
+		want  any // converted.value, or values
+		calls int
+	}{
+		{"Value", counted{3, &calls}, int64(3), 1},
+		{"Pointer", &counted{3, &calls}, int64(3), 1},
+		{"PointerToPointer", new(&counted{3, &calls}), int64(3), 1},
+		{"NilPointer", (*counted)(nil), nil, 0},
+		{"NilPointerWithMethod", (*byPointer)(nil), "nil", 0},
+		{"NilSlice", sliced(nil), "", 0},
+		{"Nested", valuing{valuing{counted{5, &calls}}}, int64(5), 1},
+		{"List", []counted{{1, &calls}, {2, &calls}}, []any{int64(1), int64(2)}, 2},
+		{"ListOfPointers", []*counted{{1, &calls}, nil}, []any{int64(1), nil}, 1},
+		{"Array", [2]counted{{1, &calls}, {2, &calls}}, []any{int64(1), int64(2)}, 2},
+	} {
+		calls = 0
+		_, why, sent := keyAndArgs(tc.arg)
+		if why != ReasonNone {
+			t.Errorf("%s: %v", tc.name, why)
+			continue
+		}
+		var got any
+		switch v := sent[0].Value.(type) {
+		case converted:
+			for {
+				again, is := v.value.(converted)
+				if !is {
+					break
+				}
+				v = again
+			}
+			got = v.value
+		case []converted:
+			values := make([]any, len(v))
+			for i := range v {
+				values[i] = v[i].value
+			}
+			got = values
+		default:
+			t.Errorf("%s: %T is sent", tc.name, v)
+			continue
+		}
+		if !reflect.DeepEqual(got, tc.want) || calls != tc.calls {
+			t.Errorf("%s: %#v after %d calls of Value; want %#v after %d", tc.name, got, calls, tc.want, tc.calls)
+		}
+	}
+}
+
+// TestConvert_LikePGX checks that a converted argument goes to the wire as its original
+// does, whatever type the parameter has, and that its errors read the same.
+func TestConvert_LikePGX(t *testing.T) {
+	m := pgtype.NewMap()
+	for _, v := range []driver.Valuer{
+		valuer{7}, &valuer{7}, sliced{"a", "b"}, failing{}, valuing{nil}, valuing{"2024-03-01"}, valuing{"11111111-1111-1111-1111-111111111111"},
+		valuing{[]byte("x")}, valuing{true}, valuing{1.5}, valuing{valuing{int64(3)}}, valuing{`{"a": 1}`}, (*valuer)(nil), (*byPointer)(nil),
+	} {
+		for oid := range uint32(5000) {
+			if _, known := m.TypeForOID(oid); !known && oid > 0 {
+				continue
+			}
+			for _, format := range []int16{pgtype.TextFormatCode, pgtype.BinaryFormatCode} {
+				want, wantErr := m.Encode(oid, format, v, nil)
+				got, err := m.Encode(oid, format, convertValuer(v, 0), nil)
+				if !slices.Equal(got, want) || (got == nil) != (want == nil) || fmt.Sprint(err) != fmt.Sprint(wantErr) {
+					t.Errorf("%#v as %d, format %d: %q, %v; want %q, %v", v, oid, format, got, err, want, wantErr)
+				}
+			}
+		}
+	}
+	if _, err := m.Encode(pgtype.Int4OID, 1, convertValuer(failing{}, 0), nil); !errors.Is(err, errFailing) {
+		t.Errorf("error %v; want the Valuer's own", err)
+	}
+	if _, err := json.Marshal([]converted{{value: 1}}); err == nil {
+		t.Error("a list of converted arguments becomes JSON")
+	}
+}
+
+// TestPlainTypes checks which type maps are known to encode as pgx does.
+func TestPlainTypes(t *testing.T) {
+	own := pgtype.NewMap()
+	if !plainTypes(own) {
+		t.Error("pgx's own type map is not plain")
+	}
+	enums := pgtype.NewMap()
+	enums.RegisterType(&pgtype.Type{Name: "mood", OID: 99999, Codec: &pgtype.EnumCodec{}})
+	if !plainTypes(enums) {
+		t.Error("a type map with an enum is not plain")
+	}
+	for name, change := range map[string]func(*pgtype.Map){
+		"wrapper":     func(m *pgtype.Map) { m.TryWrapEncodePlanFuncs = append(m.TryWrapEncodePlanFuncs, wrapNothing) },
+		"replaced":    func(m *pgtype.Map) { m.TryWrapEncodePlanFuncs[0] = wrapNothing },
+		"codec":       func(m *pgtype.Map) { m.RegisterType(&pgtype.Type{Name: "x", OID: 99999, Codec: foreignCodec{}}) },
+		"defaultType": func(m *pgtype.Map) { m.RegisterDefaultPgType(valuer{}, "int4") },
+	} {
+		m := pgtype.NewMap()
+		change(m)
+		if plainTypes(m) {
+			t.Errorf("%s: the type map counts as plain", name)
+		}
+	}
+}
+
+func wrapNothing(any) (pgtype.WrappedEncodePlanNextSetter, any, bool) { return nil, nil, false }
+
+type foreignCodec struct{ pgtype.TextCodec }
+
+// TestConvert_Foreign checks that Valuers are taken for what they hold, or bypass, where
+// connections may encode them in another way than by Value.
+func TestConvert_Foreign(t *testing.T) {
+	c := &Connector{source: &source{config: defaultConfig()}}
+	for state, want := range map[uint32]bool{typesUnknown: false, typesPlain: true, typesForeign: false} {
+		c.types.Store(state)
+		calls := 0
+		r := &read{args: namedValues([]any{counted{1, &calls}}), v: new(verdict)}
+		_, why := c.convertedKey(context.Background(), nil, r)
+		if (why == ReasonNone) != want || (calls == 1) != want {
+			t.Errorf("state %d: %v, %d calls of Value", state, why, calls)
+		}
+		r = &read{args: namedValues([]any{valuer{1}}), v: new(verdict)}
+		if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonNone || r.converted != want {
+			t.Errorf("state %d: %v, converted %v", state, why, r.converted)
+		}
+	}
+	// What a parameter that is no array makes of a list nobody knows.
+	c.types.Store(typesPlain)
+	r := &read{args: namedValues([]any{[]valuer{{1}}}), v: new(verdict)}
+	r.v.params.Store(&[]uint32{pgtype.JSONBOID})
+	if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {
+		t.Errorf("a list for a jsonb parameter: %v", why)
+	}
+	r = &read{args: namedValues([]any{pgx.QueryExecModeExec, []valuer{{1}}}), v: new(verdict)}
+	if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {
+		t.Errorf("a list in exec mode: %v", why)
+	}
+}
