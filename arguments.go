@@ -655,9 +655,8 @@ func (c *Connector) paramOIDs(ctx context.Context, r *read, options int) []uint3
 		return nil // for pgx to say
 	}
 	defer res.Drop()
-	oids := res.paramOIDs
-	r.v.params.Store(&oids)
-	return oids
+	c.learnParams(r.v, res.paramOIDs)
+	return res.paramOIDs
 }
 
 // notEncoded reports whether err is pgx's, of an argument that it cannot encode. It

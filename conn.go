@@ -37,6 +37,7 @@ type conn struct {
 	prepared map[string]int // how many statements are open, by their text
 	closed   bool
 	replays  []replayRows // that nobody has had
+	names    []string     // likewise, for columns
 	raw      bool         // its *pgx.Conn is in the user's hands, and the epoch held
 	held     bool         // the epoch is held for a write under way
 

@@ -7,17 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
 func init() { sql.Register("flightpg", &Driver{}) }
@@ -228,7 +231,8 @@ type Connector struct {
 	streaming atomic.Int64 // results that are streamed though they could be buffered, now
 	stats     counters
 
-	types atomic.Uint32 // how arguments are encoded: typesUnknown and so on
+	types  atomic.Uint32   // how arguments are encoded: typesUnknown and so on
+	shapes pipeline.Shapes // of what sessions have described
 
 	noSessionLayer bool // for a test that must fail without it
 
@@ -466,7 +470,7 @@ func (c *Connector) openPools() {
 		limit /= minPipelineConns
 	}
 	open := func(inner driver.Connector, flights bool, limit int) *pool {
-		db := sql.OpenDB(sessionConnector{inner, c.follow, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey, c.learnTypes})
+		db := sql.OpenDB(sessionConnector{inner, c.follow, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey, c})
 		db.SetMaxOpenConns(limit)
 		db.SetMaxIdleConns(c.cfg.MaxIdle)
 		db.SetConnMaxIdleTime(max(c.cfg.MaxIdleTime, 0))
@@ -565,12 +569,12 @@ func connectorOf(db *sql.DB) (*Connector, error) {
 	return nil, errors.New(`flightpg: the database handle was not opened with flightpg: use flightpg.OpenDB or sql.Open("flightpg", …)`)
 }
 
-// databases are the databases of this process. They are never removed: a fence
-// that is forgotten would be a stale read, a few words cost nothing.
+// databases are the databases of this process that somebody has open: what is kept of
+// one goes with its last connector.
 var databases = struct {
 	mu sync.Mutex // guards m
-	m  map[string]*database
-}{m: make(map[string]*database)}
+	m  map[string]weak.Pointer[database]
+}{m: make(map[string]weak.Pointer[database])}
 
 // databaseOf returns what all connectors to a database share.
 func databaseOf(name string) *database {
@@ -579,10 +583,19 @@ func databaseOf(name string) *database {
 	}
 	databases.mu.Lock()
 	defer databases.mu.Unlock()
-	d := databases.m[name]
-	if d == nil {
-		d = new(database)
-		databases.m[name] = d
+	if d := databases.m[name].Value(); d != nil {
+		return d
 	}
+	d := new(database)
+	databases.m[name] = weak.Make(d)
+	runtime.AddCleanup(d, forgetDatabase, name)
 	return d
+}
+
+func forgetDatabase(name string) {
+	databases.mu.Lock()
+	defer databases.mu.Unlock()
+	if databases.m[name].Value() == nil { // it may be open again
+		delete(databases.m, name)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -16,13 +17,13 @@ import (
 
 // read is what a flight executes: one read, with arguments of its own.
 type read struct {
-	via   byte
-	query string
-	args  []driver.NamedValue
-	v     *verdict // of the query
-
-	converted bool // the arguments are not the caller's any more
+	via       byte
 	anew      bool // what is known of the statement's columns was out of date
+	converted bool // the arguments are not the caller's any more
+	query     string
+	args      []driver.NamedValue
+	v         *verdict // of the query
+	hash      uint64   // of what the key tells of the arguments
 
 	f *flight.Flight[*result] // that it is for
 }
@@ -136,7 +137,7 @@ func (l *launch) live(why Reason) {
 		l.r.v.learnSharing(false)
 		return
 	case ReasonOverflow:
-		l.r.v.learnOverflow()
+		l.r.v.learnOverflow(l.r.hash)
 	}
 	l.c.stats.overflows.Add(1)
 }
@@ -236,8 +237,8 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		l.cancelled = ctx.Err() != nil && !l.delivers()
 		l.release()
 		if !retry && !stopped {
-			if failure == nil && !r.v.flown.Load() {
-				r.v.flown.Store(true)
+			if failure == nil {
+				r.v.landed()
 			}
 			return res, err
 		}
@@ -245,7 +246,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			res.Share(0)
 		}
 		if stopped {
-			r.v.refuse()
+			r.v.learnRefusal(r.hash, failure)
 			e.refused.Add(1)
 			return nil, bypassError(ReasonRefused)
 		}
@@ -338,6 +339,12 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 		keyBuffers.Put(buf)
 		return nil, why, nil
 	}
+	r.hash = maphash.Bytes(c.verdicts.seed, key)
+	if why = r.v.excepted(r.hash); why != ReasonNone {
+		*buf = key
+		keyBuffers.Put(buf)
+		return nil, why, nil
+	}
 	f, leader := c.table.Enter(flight.Key{Text: r.v.keyed, Args: key}, mode.rule())
 	*buf = key
 	keyBuffers.Put(buf)
@@ -404,6 +411,12 @@ func (c *Connector) launch(ctx context.Context, f *flight.Flight[*result], r *re
 	return f.Wait(ctx)
 }
 
+// learnParams notes the types of a statement's parameters.
+func (c *Connector) learnParams(v *verdict, oids []uint32) {
+	v.params.Store(&oids)
+	c.verdicts.describe(v, describedParams, 4*len(oids))
+}
+
 // shape returns the number of parameters of a statement, or the error that
 // PostgreSQL has for it when it is prepared. It asks once per connector:
 // database/sql prepares a statement on every connection that it meets, and
@@ -421,8 +434,8 @@ func (c *Connector) shape(ctx context.Context, v *verdict, query string) (int, e
 	}
 	defer res.Drop()
 	v.numInput.Store(int32(res.numInput))
-	if oids := res.paramOIDs; oids != nil {
-		v.params.Store(&oids)
+	if res.paramOIDs != nil {
+		c.learnParams(v, res.paramOIDs)
 	}
 	return res.numInput, nil
 }

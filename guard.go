@@ -181,6 +181,14 @@ func refused(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "25006" // read_only_sql_transaction
 }
 
+// serversRefusal reports whether a refusal is the server's own, by the names of its
+// functions that raise it: the statement, with these arguments, writes. A function can
+// raise the same, or what it has caught; then nobody knows.
+func serversRefusal(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Routine == "PreventCommandIfReadOnly" || pgErr.Routine == "PreventCommandDuringRecovery")
+}
+
 // noTransaction turns the refusal of BEGIN by a pooler that gives a server
 // connection to a client for one statement only (PgBouncer's pool_mode=statement)
 // into a bypass: there is no guard to be had. PgBouncer has one SQLSTATE for all
@@ -314,7 +322,9 @@ func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_
 			if sd, err = s.describe(ctx, r.query); err != nil {
 				return nil, err
 			}
+			sd.Fields = s.c.shapes.Of(sd.Fields).Fields
 			r.v.description.Store(sd)
+			s.c.verdicts.describe(r.v, describedGuarded, descSize(sd.Fields, len(sd.ParamOIDs)))
 		}
 		if len(sd.ParamOIDs) != len(call.args) { // as pgx says it
 			return nil, fmt.Errorf("expected %d arguments, got %d", len(sd.ParamOIDs), len(call.args))

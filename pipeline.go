@@ -102,6 +102,7 @@ func newPipelineExecutor(c *Connector) *pipelineExecutor {
 		Connect:     x.connect,
 		Full:        tooMany,
 		Tainted:     x.tainted,
+		Described:   x.described,
 		Formats:     binaryResults,
 		Max:         limit,
 		Statements:  c.source.config.StatementCacheCapacity,
@@ -126,7 +127,7 @@ func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) 
 			l.release() // it may have died idle
 		}
 	}
-	sc := sessionConnector{inner: c.source.flights, follow: c.follow, flights: true, guard: c.cfg.Guard, learn: c.learnTypes}
+	sc := sessionConnector{inner: c.source.flights, follow: c.follow, flights: true, guard: c.cfg.Guard, c: c}
 	dc, err := sc.Connect(ctx)
 	if tooMany(err) && c.sessions.db.makesRoom() {
 		// The backends of those closed take their time to end.
@@ -167,7 +168,7 @@ func (x *pipelineExecutor) link(ctx context.Context, s *session) (*pipeline.Link
 		}
 		grouped = cell(results, 0) == "read committed"
 	}
-	l := &pipelineLink{s: s, columns: make(map[*pipeline.Desc]*linkColumns)}
+	l := &pipelineLink{s: s, columns: make(map[*pipeline.Shape]*linkColumns)}
 	return &pipeline.Link{PgConn: s.pgx.Conn().PgConn(), Types: s.pgx.Conn().TypeMap(), Grouped: grouped, User: l, Expired: s.old}, nil
 }
 
@@ -178,15 +179,28 @@ func (x *pipelineExecutor) tainted(st *pipeline.Stmt, setting, value string) {
 	}
 }
 
+// described is told of a statement's description.
+func (x *pipelineExecutor) described(st *pipeline.Stmt, d *pipeline.Desc) {
+	v := st.User.(*verdict)
+	params, _ := st.ParamOIDs()
+	x.c.verdicts.describe(v, describedPipelined, descSize(d.Fields, len(params)))
+}
+
 // counts returns what executor.counts does.
 func (x *pipelineExecutor) counts() (retries, refused uint64) {
 	s := x.Stats()
 	return s.Lost + s.Strays + s.Stale + s.Moved, x.refused.Load()
 }
 
+// maxPipelined bounds the texts that the pipeline prepares, in bytes. Longer ones go
+// through pgx, which keeps one prepared statement for each text: the server takes some
+// twenty times its length for one, and in the pipeline it would have another name for
+// each connection and whenever its verdict is made anew.
+const maxPipelined = 64 << 10
+
 // serves returns the statement if the pipeline can run the read.
 func (x *pipelineExecutor) serves(r *read) *pipeline.Stmt {
-	if x == nil || r.via != viaQuery || r.query == "" || x.Elsewhere() {
+	if x == nil || r.via != viaQuery || r.query == "" || len(r.query) > maxPipelined || x.Elsewhere() {
 		return nil
 	}
 	if len(r.args) > 0 {
@@ -211,7 +225,8 @@ func (x *pipelineExecutor) serves(r *read) *pipeline.Stmt {
 // pipelineLink is what the driver keeps with a connection of the pipeline.
 type pipelineLink struct {
 	s       *session
-	columns map[*pipeline.Desc]*linkColumns
+	columns map[*pipeline.Shape]*linkColumns
+	width   int // of those together
 }
 
 // linkColumns are the columns of a result: what results keep, and what decodes
@@ -222,27 +237,32 @@ type linkColumns struct {
 	wire *wireColumns
 }
 
-// maxColumns bounds the results whose columns a connection remembers.
-const maxColumns = 1024
+// Bounds of what a connection remembers of results' columns: how many results, and how
+// many columns these have together.
+const (
+	maxShapes  = 1024
+	maxColumns = 16 << 10
+)
 
 func (l *pipelineLink) columnsOf(d *pipeline.Desc) *linkColumns {
-	cols := l.columns[d]
+	cols := l.columns[d.Shape]
 	if cols == nil {
-		if len(l.columns) >= maxColumns {
+		if l.width += len(d.Fields); len(l.columns) >= maxShapes || l.width > maxColumns {
 			clear(l.columns)
+			l.width = len(d.Fields)
 		}
 		wire := newWireColumns(l.s, d.Fields)
-		shared, _ := d.User.Load().(*columns)
+		shared, _ := d.Shape.User.Load().(*columns)
 		if shared == nil {
 			shared = copyColumns(&wireRows{wireColumns: wire})
-			d.User.Store(shared)
+			d.Shape.User.Store(shared)
 		}
 		cols = &linkColumns{
 			columns: &columns{names: shared.names, types: shared.types, wire: &wireColumns{readers: wire.readers, fields: wire.fields}},
 			s:       l.s,
 			wire:    wire,
 		}
-		l.columns[d] = cols
+		l.columns[d.Shape] = cols
 	}
 	return cols
 }
@@ -354,9 +374,7 @@ func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*r
 func (l *pipelineLaunch) outcome() (*result, error) {
 	err := l.call.Err()
 	if err == nil {
-		if !l.r.v.flown.Load() {
-			l.r.v.flown.Store(true)
-		}
+		l.r.v.landed()
 		res := l.buf.finish()
 		res.tail = l.tail
 		return res, nil
@@ -368,7 +386,7 @@ func (l *pipelineLaunch) outcome() (*result, error) {
 		panic(panicked)
 	case refused(err):
 		l.buf.discard()
-		l.r.v.refuse()
+		l.r.v.learnRefusal(l.r.hash, err)
 		l.x.refused.Add(1)
 		return nil, bypassError(ReasonRefused)
 	case errors.As(err, &why):

@@ -182,19 +182,24 @@ const (
 	// ReasonUnsafeCast: a cast between built-in types by such a function.
 	ReasonUnsafeCast
 
+	// ReasonTooLong: the text is too long to be remembered (512 KiB), and so are a
+	// verdict on it and what would be learned.
+	ReasonTooLong
+
 	// ReasonPgxOption: an argument is a pgx.QueryRewriter other than NamedArgs, or
 	// one of those where pgx refuses it.
 	ReasonPgxOption
-	// ReasonArgument: an argument has no identity that could be compared (a
-	// pointer, a map, an interface, a Valuer with memory behind it), or all
-	// together are over 1 MiB.
+	// ReasonArgument: an argument has no identity that could be compared (an
+	// interface, a struct with unexported fields and no Value method, a Value method
+	// that fails), or all together are over 1 MiB.
 	ReasonArgument
 
-	// ReasonRefused: the guard has stopped the statement: it writes, or turned
-	// the guard off, though it was taken for a read.
+	// ReasonRefused: the guard has stopped the statement, with these arguments or
+	// with any: it writes, or turned the guard off, though it was taken for a read.
 	ReasonRefused
-	// ReasonOverflow: the result did not fit MaxResult, now or the last time
-	// the statement ran, a moment ago.
+	// ReasonOverflow: the result did not fit MaxResult, now or the last time that
+	// the statement ran with these arguments, a moment ago (with any, if that was so
+	// several times in a row).
 	ReasonOverflow
 	// ReasonMemory: all flights together had reached Memory.
 	ReasonMemory
@@ -245,6 +250,7 @@ var reasonNames = [reasonCount]string{
 	ReasonUnsafeOperator:     "unsafe-operator",
 	ReasonUnsafeType:         "unsafe-type",
 	ReasonUnsafeCast:         "unsafe-cast",
+	ReasonTooLong:            "too-long",
 	ReasonPgxOption:          "pgx-option",
 	ReasonArgument:           "argument",
 	ReasonRefused:            "refused",
@@ -290,18 +296,117 @@ type verdict struct {
 	numInput atomic.Int32 // of the prepared statement; shapeUnknown until known
 	avoid    atomic.Int64 // Unix nanoseconds until which the text bypasses with ReasonOverflow
 
+	oversized  atomic.Uint32               // flights in a row whose result was too large
+	stopped    atomic.Uint32               // and that the server refused to run read-only
+	exceptions atomic.Pointer[[]exception] // the oldest first; never changed, but replaced
+
 	unshared atomic.Uint32 // large results in a row that a single caller has read
+
+	hash      uint64                // of the text in the cache
+	size      int                   // bytes that it counts there; guarded by the shard's lock
+	described [describedSources]int // bytes in it of what describes the statement; likewise
 }
 
 const shapeUnknown = -2 // -1 is database/sql's "do not check"
 
-// overflowMemory is how long a statement whose result was too large to share
-// is not tried again.
+// overflowMemory is how long a read whose result was too large to share is not tried
+// again, or one that the guard stopped for a reason of its own arguments'.
 const overflowMemory = 10 * time.Second
 
+// exceptionRun is after how many flights in a row, of any arguments, what happened to
+// them counts for all of the text. Until then it counts for the same arguments only:
+// one caller's must not end the others' sharing.
+const exceptionRun = 8
+
+// An exception is a read of a text, by a hash of its arguments, that bypasses for a
+// while.
+type exception struct {
+	args  uint64
+	why   Reason
+	until int64 // Unix nanoseconds
+}
+
+// maxExceptions bounds those of a text. The oldest makes room: what is forgotten is
+// found out again.
+const maxExceptions = 16
+
+// except makes the reads with these arguments bypass for a while.
+func (v *verdict) except(args uint64, why Reason) {
+	now := time.Now()
+	e := exception{args, why, now.Add(overflowMemory).UnixNano()}
+	for {
+		have := v.exceptions.Load()
+		var list []exception
+		if have != nil {
+			list = slices.DeleteFunc(slices.Clone(*have), func(x exception) bool { return x.args == args || x.until <= now.UnixNano() })
+		}
+		if len(list) == maxExceptions {
+			list = list[1:]
+		}
+		list = append(list, e)
+		if v.exceptions.CompareAndSwap(have, &list) {
+			return
+		}
+	}
+}
+
+// excepted says why a read with these arguments bypasses, ReasonNone if it does not.
+func (v *verdict) excepted(args uint64) Reason {
+	list := v.exceptions.Load()
+	if list == nil {
+		return ReasonNone
+	}
+	now, over := time.Now().UnixNano(), true
+	for _, e := range *list {
+		switch {
+		case e.until <= now:
+		case e.args == args:
+			return e.why
+		default:
+			over = false
+		}
+	}
+	if over {
+		v.exceptions.CompareAndSwap(list, nil)
+	}
+	return ReasonNone
+}
+
+// refuse makes the text bypass for good: for as long as this verdict lasts.
 func (v *verdict) refuse() { v.refused.Store(true) }
 
-func (v *verdict) learnOverflow() { v.avoid.Store(time.Now().Add(overflowMemory).UnixNano()) }
+// learnRefusal is told of each flight that ended with read_only_sql_transaction. A
+// function can raise that for reasons of its own, and for some arguments: so can the
+// server, for a function that writes for some.
+func (v *verdict) learnRefusal(args uint64, err error) {
+	if v.except(args, ReasonRefused); !serversRefusal(err) {
+		return
+	}
+	if v.judged.Params == 0 || v.stopped.Add(1) >= exceptionRun {
+		v.refuse()
+	}
+}
+
+// learnOverflow is told of each flight whose result was too large to share.
+func (v *verdict) learnOverflow(args uint64) {
+	v.except(args, ReasonOverflow)
+	if v.oversized.Add(1) >= exceptionRun {
+		v.avoid.Store(time.Now().Add(overflowMemory).UnixNano())
+	}
+}
+
+// landed is told of each flight that has landed whole.
+func (v *verdict) landed() {
+	if !v.flown.Load() {
+		v.flown.Store(true)
+	}
+	if v.oversized.Load() != 0 {
+		v.oversized.Store(0)
+	}
+	if v.stopped.Load() != 0 {
+		v.stopped.Store(0)
+	}
+}
 
 func (v *verdict) avoided() bool {
 	until := v.avoid.Load()
@@ -498,7 +603,10 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 	if by != nil {
 		set = by.set
 	}
-	sql = strings.Clone(sql) // a text cut from a larger one must not keep that alive
+	tooLong := len(sql) > maxText
+	if !tooLong {
+		sql = strings.Clone(sql) // a text cut from a larger one must not keep that alive
+	}
 	j := judge.Judge(sql, set, r.options())
 	v := &verdict{sql: sql, judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
 	v.effects, v.several = r.effects(sql, j, set)
@@ -508,18 +616,32 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 			v.wants = true
 		}
 	}
+	if tooLong && (v.reason == ReasonNone || v.wants) {
+		v.reason, v.wants = ReasonTooLong, false
+	}
 	if r.ignoreComments && (v.reason == ReasonNone || v.wants) { // the same one by any picture of the catalog
 		v.keyed = string(sqlscan.StripComments(nil, sql))
 	}
 	v.numInput.Store(shapeUnknown)
+	v.size = verdictSize + len(sql)
+	if len(v.keyed) != len(sql) {
+		v.size += len(v.keyed)
+	}
 	return v
 }
 
-// verdictCache bounds what is remembered of SQL texts: at most cacheTexts
-// texts and cacheBytes bytes of them. Each shard keeps two generations; a full
-// young one becomes the old one, whose texts are forgotten unless asked for
-// again. Reading allocates nothing, and takes no lock for texts that are read all
-// the time: even a shared one is a place where all CPUs meet.
+// verdictSize is what a verdict takes beside its texts and what is learned of its
+// columns, in bytes: with its entry in a map, what the pipeline knows of it, and its
+// exceptions.
+const verdictSize = 1536
+
+// verdictCache bounds what is remembered of SQL texts: at most cacheTexts texts, and
+// cacheBytes bytes of them, of their verdicts and of the descriptions of their
+// parameters and columns. (Texts with the same columns share what describes these; it
+// is counted for each.) Each shard keeps two generations; a full young one becomes the
+// old one, whose texts are forgotten unless asked for again. Reading allocates nothing,
+// and takes no lock for texts that are read all the time: even a shared one is a place
+// where all CPUs meet.
 type verdictCache struct {
 	seed   maphash.Seed
 	rules  rules
@@ -530,15 +652,17 @@ type verdictCache struct {
 const (
 	cacheShards = 16
 	cacheTexts  = 10_000
-	cacheBytes  = 16 << 20
+	cacheBytes  = 32 << 20
 	cacheRecent = 256
-	recentBytes = 4 << 10 // of a text among them, at most: they are not counted
+	recentText  = 4 << 10   // bytes of a text among those, at most
+	recentBytes = 32 << 10  // and with what it counts in all: here they are not counted
+	maxText     = 512 << 10 // bytes of a text that is remembered, at most
 )
 
 type verdictShard struct {
 	mu         sync.RWMutex        // guards what follows; nothing is scanned while it is held
 	young, old map[uint64]*verdict // by the text's hash; of two texts with one hash the later stays
-	bytes      int                 // of the young generation's texts
+	bytes      int                 // that the young generation counts
 }
 
 func newVerdictCache(r rules) *verdictCache {
@@ -554,10 +678,47 @@ func (c *verdictCache) get(sql string, by *loaded) *verdict {
 		return v
 	}
 	v := c.find(hash, sql, by)
-	if len(sql) <= recentBytes {
+	if len(sql) <= recentText {
 		recent.Store(v)
 	}
 	return v
+}
+
+// descSize returns what the description of a statement takes in memory, in bytes: its
+// parameters' types and its columns, with what results keep of these.
+func descSize(fields []pgconn.FieldDescription, params int) int {
+	const column = fieldSize + columnSize + stringSize + 4
+	size := 256 + 4*params + column*len(fields)
+	for i := range fields {
+		size += int(allocated(len(fields[i].Name)))
+	}
+	return size
+}
+
+// Who describes a statement.
+const (
+	describedPipelined = iota
+	describedGuarded   // under GuardTransaction
+	describedParams    // asked for the types of its parameters
+	describedSources
+)
+
+// describe notes how much what one of the sources knows of a text's parameters and
+// columns takes now, in bytes.
+func (c *verdictCache) describe(v *verdict, source, bytes int) {
+	s := &c.shards[v.hash%cacheShards]
+	s.mu.Lock()
+	v.described[source], bytes = bytes, bytes-v.described[source]
+	v.size += bytes
+	large := v.size > recentBytes
+	if s.young[v.hash] == v {
+		s.bytes += bytes
+		s.ageLocked(0)
+	}
+	s.mu.Unlock()
+	if large {
+		c.recent[v.hash/cacheShards%cacheRecent].CompareAndSwap(v, nil)
+	}
 }
 
 // find is get in the shards.
@@ -579,6 +740,7 @@ func (c *verdictCache) find(hash uint64, sql string, by *loaded) *verdict {
 		return v
 	}
 	n := c.rules.judge(sql, by)
+	n.hash = hash
 	if v != nil { // what does not depend on the catalog stays known
 		n.numInput.Store(v.numInput.Load())
 		n.avoid.Store(v.avoid.Load())
@@ -601,18 +763,26 @@ func (s *verdictShard) put(hash uint64, v *verdict) *verdict {
 	if first != nil && first.sql == v.sql && first.gen == v.gen {
 		return first
 	}
-	const texts, bytes = cacheTexts / cacheShards / 2, cacheBytes / cacheShards / 2
-	if len(v.sql) > bytes {
+	if len(v.sql) > maxText {
 		return v // remembering it would cost all others
 	}
 	if first != nil {
-		s.bytes -= len(first.sql)
-	} else if s.young == nil || len(s.young) >= texts || s.bytes+len(v.sql) > bytes {
-		s.old, s.young, s.bytes = s.young, make(map[uint64]*verdict), 0
+		s.bytes -= first.size
+		delete(s.young, hash)
 	}
-	s.bytes += len(v.sql)
+	s.ageLocked(v.size)
+	s.bytes += v.size
 	s.young[hash] = v
 	return v
+}
+
+// ageLocked makes the young generation the old one if there is no room for so many
+// bytes more.
+func (s *verdictShard) ageLocked(bytes int) {
+	const texts, most = cacheTexts / cacheShards / 2, cacheBytes / cacheShards / 2
+	if s.young == nil || len(s.young) >= texts || s.bytes+bytes > most {
+		s.old, s.young, s.bytes = s.young, make(map[uint64]*verdict), 0
+	}
 }
 
 // reasonOf translates the scanner's reason: the two packages give them the same

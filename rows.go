@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/bits"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -482,6 +483,7 @@ type liveRows struct {
 	lost   bool               // the session must not be used again
 	cancel context.CancelFunc // ends the execution
 	done   func()             // gives the session back; called once, by close
+	unhook func() bool        // detaches them from their caller's context
 
 	closing sync.Once
 	err     error // of closing
@@ -521,13 +523,13 @@ type replay struct {
 	ctx    context.Context // the caller's, for live rows
 	res    *result         // nil when closed: it may be another's by then
 	cols   *columns
-	clone  bool // somebody else reads the same values
-	row    int  // rows given
-	chunk  int  // where the next one is
-	pos    int
-	live   *liveRows   // claimed by this caller, or nil
-	unhook func() bool // detaches the live rows from the caller's context
-	later  bool        // at a live second or later result set: the columns are the inner driver's
+	row    int       // rows given
+	chunk  int32     // where the next one is
+	pos    int32     // likewise
+	live   *liveRows // claimed by this caller, or nil
+	names  *[]string // where to take the slices for Columns from, or nil
+	clone  bool      // somebody else reads the same values
+	later  bool      // at a live second or later result set: the columns are the inner driver's
 	closed bool
 }
 
@@ -549,8 +551,9 @@ func newReplay(ctx context.Context, res *result) driver.Rows {
 	return r.rows()
 }
 
-// replays is how many replays a connection makes at a time.
-const replays = 8
+// replays is how many replays a connection makes at a time: as many as fill one of the
+// allocator's sizes, as below.
+const replays = 7
 
 // replay is newReplay for the connection's caller.
 func (cn *conn) replay(ctx context.Context, res *result) driver.Rows {
@@ -560,22 +563,37 @@ func (cn *conn) replay(ctx context.Context, res *result) driver.Rows {
 	r := &cn.replays[0] // never again: whoever has closed his may close it once more
 	cn.replays = cn.replays[1:]
 	r.begin(ctx, res)
+	r.names = &cn.names
 	return r.rows()
 }
+
+// namesBlock is for how many columns' names a connection makes room at a time.
+const namesBlock = 63
 
 func (r *replay) begin(ctx context.Context, res *result) {
 	r.ctx, r.res, r.cols, r.clone, r.live = ctx, res, res.cols, res.shared, res.live
 	if r.live != nil {
-		r.unhook = context.AfterFunc(ctx, r.live.cancel)
+		r.live.unhook = context.AfterFunc(ctx, r.live.cancel)
 	}
 }
 
-// Columns implements driver.Rows.
+// Columns implements driver.Rows. The slice is its caller's own: callers change them.
 func (r *replay) Columns() []string {
 	if r.later && !r.closed {
 		return r.live.rows.Columns()
 	}
-	return r.cols.names
+	n := len(r.cols.names)
+	if r.names == nil || n > namesBlock {
+		return slices.Clone(r.cols.names)
+	}
+	// database/sql asks for each result, to count them.
+	if len(*r.names) < n {
+		*r.names = make([]string, namesBlock)
+	}
+	names := (*r.names)[:n:n]
+	*r.names = (*r.names)[n:]
+	copy(names, r.cols.names)
+	return names
 }
 
 // Next implements driver.Rows.
@@ -621,10 +639,10 @@ func (r *replay) advance(live func() error) (buffered bool, err error) {
 func (r *replay) step() {
 	r.row++
 	if width := len(r.cols.names); width > 0 { // SELECT FROM t has rows without columns
-		if r.pos == len(r.res.chunks[r.chunk]) {
+		if int(r.pos) == len(r.res.chunks[r.chunk]) {
 			r.chunk, r.pos = r.chunk+1, 0
 		}
-		r.pos += width
+		r.pos += int32(width)
 	}
 }
 
@@ -634,7 +652,7 @@ func (r *replay) values() []driver.Value {
 	if width == 0 {
 		return nil
 	}
-	return r.res.chunks[r.chunk][r.pos-width : r.pos]
+	return r.res.chunks[r.chunk][int(r.pos)-width : r.pos]
 }
 
 // own makes a value this caller's: sql.RawBytes and Scanner see the memory as it
@@ -655,14 +673,14 @@ func (r *replay) Close() error {
 	err := r.res.closed
 	if r.live != nil {
 		err = r.live.close() // may have to read what is left: as long as the caller's context lasts
-		r.unhook()
+		r.live.unhook()
 		if err != nil && r.ctx.Err() != nil {
 			err = r.ctx.Err() // as in advance: not the server's word for it
 		}
 	}
 	r.res.Drop()
 	// The connection keeps what it has made at a time, with all that it points at.
-	r.ctx, r.res, r.live, r.unhook = nil, nil, nil, nil
+	r.ctx, r.res, r.live, r.names = nil, nil, nil, nil
 	return err
 }
 

@@ -15,7 +15,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flightpg/flightpg/internal/flight"
@@ -30,6 +29,7 @@ import (
 // whose Close does not wait for connections that are out. (pgxpool's and
 // puddle's do: a deadlock when db.Close runs during a transaction.)
 type session struct {
+	c         *Connector // whose it is
 	dc        driver.Conn
 	pgx       *stdlib.Conn // dc if it is pgx's, else nil
 	stmts     stmtCache
@@ -56,7 +56,7 @@ type sessionConnector struct {
 	pooled    bool     // the inner connections go back to somebody else's pool
 	guard     Guard
 	partition func(context.Context) string
-	learn     func(*pgtype.Map) // is shown each connection's types
+	c         *Connector
 }
 
 func (sc sessionConnector) Connect(ctx context.Context) (_ driver.Conn, err error) {
@@ -85,10 +85,10 @@ func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, partition: partitionOf(ctx, sc.partition)}
+	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, partition: partitionOf(ctx, sc.partition)}
 	s.pgx, _ = dc.(*stdlib.Conn)
 	if s.pgx != nil {
-		sc.learn(s.pgx.Conn().TypeMap())
+		sc.c.learnTypes(s.pgx.Conn().TypeMap())
 	}
 	if s.follow != nil {
 		if err := s.follow.follow(ctx, s.pgx.Conn().PgConn()); err != nil {

@@ -110,7 +110,7 @@ func (p *Pool) connect() (*conn, error) {
 	}
 	k := &conn{
 		p: p, link: link, net: h.Conn, config: h.Config, reported: h.ParameterStatuses, opened: time.Now(),
-		prepared: preparedSet{limit: max(p.cfg.Statements, 2*p.cfg.Group), known: make(map[*Desc]*preparedStmt)},
+		prepared: preparedSet{limit: max(p.cfg.Statements, 2*p.cfg.Group), known: make(map[string]*preparedStmt)},
 	}
 	k.poke = k.interrupt
 	k.front = h.Config.BuildFrontend(k, h.Conn)
@@ -240,9 +240,9 @@ func (k *conn) send() bool {
 			out = append(out, flushMessage...)
 		}
 		c.parsing, c.parsed, c.begun, c.stale, c.complete = false, false, false, false, false
-		prepare, evicted := k.prepared.use(c.desc)
-		if evicted != nil {
-			out = k.closeStmt(out, evicted.name)
+		prepare, evicted := k.prepared.use(c.desc, len(c.stmt.text))
+		for _, name := range evicted {
+			out = k.closeStmt(out, name)
 		}
 		if prepare {
 			c.parsing = true
@@ -524,7 +524,12 @@ func (k *conn) described(c *Call) answer {
 		d.columns[i] = k.p.cfg.Formats[d.Fields[i].DataTypeOID]
 		d.Fields[i].Format = d.columns[i]
 	}
+	d.Shape = k.p.shapes.Of(d.Fields)
+	d.Fields = d.Shape.Fields
 	c.stmt.desc.Store(d)
+	if k.p.cfg.Described != nil {
+		k.p.cfg.Described(c.stmt, d)
+	}
 	c.fresh, k.fresh = true, true
 	c.endDescribe()
 	return answerAgain

@@ -163,6 +163,9 @@ type Config struct {
 	// Tainted is told of a statement that, alone on its connection, changed a
 	// setting that the server reports. The connection is closed. May be nil.
 	Tainted func(st *Stmt, setting, value string)
+	// Described is told of each description of a statement, which takes the place of
+	// the one before. May be nil.
+	Described func(st *Stmt, d *Desc)
 	// Formats says in which format results are asked for, by type.
 	Formats pgx.QueryResultFormatsByOID
 	// Max bounds the connections. 0 means no limit, and 1 is taken as 2: slow

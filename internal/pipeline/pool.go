@@ -17,6 +17,7 @@ type Pool struct {
 	ctx       context.Context // ends when the pool is closed
 	stop      context.CancelFunc
 	encoders  encoders
+	shapes    Shapes
 	elsewhere atomic.Bool // the server cannot be served here
 
 	way    atomic.Int64         // to the server and back: the least that was measured, in nanoseconds, or 0

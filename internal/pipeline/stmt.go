@@ -50,8 +50,8 @@ type Desc struct {
 	// Fields are the columns, in the formats that results come in. They must
 	// not be changed.
 	Fields []pgconn.FieldDescription
-	// User is whatever belongs to the description.
-	User atomic.Value
+	// Shape has the same columns, once the description is complete.
+	Shape *Shape
 }
 
 // names numbers the prepared statements of the process. A new description gets a
@@ -326,45 +326,62 @@ func (t *times) ran() {
 func (t *times) solo() bool { return !t.known.Load() || t.alone.Load() > 0 }
 
 // preparedSet are the prepared statements of one connection, the least recently
-// used first to go. It belongs to whoever has the connection.
+// used first to go. It belongs to whoever has the connection. It keeps their names, not
+// their descriptions, which others may have forgotten.
 type preparedSet struct {
 	limit int
-	known map[*Desc]*preparedStmt
+	bytes int // of their texts: the server keeps some twenty times as much
+	known map[string]*preparedStmt
 	first *preparedStmt // least recently used
 	last  *preparedStmt
+
+	evicted []string // by the last use; its memory is used again
 }
 
+// preparedBytes bounds the texts of one connection's prepared statements, but for the
+// one that was used last.
+const preparedBytes = 1 << 20
+
 type preparedStmt struct {
-	d          *Desc
+	name       string
+	bytes      int
 	prev, next *preparedStmt
 }
 
 // use notes that a statement is about to be executed, and reports whether it must
-// be prepared first. What has to be closed to make room is in evicted.
-func (s *preparedSet) use(d *Desc) (prepare bool, evicted *Desc) {
-	if p := s.known[d]; p != nil {
+// be prepared first, and which ones are to be closed to make room, until the next use.
+func (s *preparedSet) use(d *Desc, bytes int) (prepare bool, evicted []string) {
+	if p := s.known[d.name]; p != nil {
 		if s.last != p {
 			s.unlink(p)
 			s.append(p)
 		}
 		return false, nil
 	}
-	if len(s.known) >= s.limit {
-		evicted = s.first.d
-		s.remove(evicted)
+	evicted = s.evicted[:0]
+	for s.first != nil && (len(s.known) >= s.limit || s.bytes+bytes > preparedBytes) {
+		evicted = append(evicted, s.first.name)
+		s.drop(s.first)
 	}
-	p := &preparedStmt{d: d}
-	s.known[d] = p
+	s.evicted = evicted
+	p := &preparedStmt{name: d.name, bytes: bytes}
+	s.known[d.name] = p
+	s.bytes += bytes
 	s.append(p)
 	return true, evicted
 }
 
 // remove forgets a statement.
 func (s *preparedSet) remove(d *Desc) {
-	if p := s.known[d]; p != nil {
-		delete(s.known, d)
-		s.unlink(p)
+	if p := s.known[d.name]; p != nil {
+		s.drop(p)
 	}
+}
+
+func (s *preparedSet) drop(p *preparedStmt) {
+	delete(s.known, p.name)
+	s.bytes -= p.bytes
+	s.unlink(p)
 }
 
 func (s *preparedSet) append(p *preparedStmt) {

@@ -37,8 +37,10 @@ const (
 	// allocator's sizes are known in rough, and what it does with the smallest
 	// values depends on what was allocated between them.
 	countedWithin = 8
-	// perText is for a text in the cache of verdicts, beside itself.
-	perText = 512
+	// perText is for a text in the cache of verdicts, beside itself, and remembered is
+	// for all of them together.
+	perText    = 1536
+	remembered = 32 * mB
 	// keptOfCaller is what stays of each caller there ever was at a time: the
 	// lists of database/sql, which never become shorter.
 	keptOfCaller = 96
@@ -266,7 +268,7 @@ func TestBounds(t *testing.T) {
 			e.Set("texts", j.Texts)
 			f := run(t, j)
 			cached := min(int64(j.Texts), 10_000)
-			b := bound{live: slack + min(cached*int64(length), 16*mB) + cached*perText +
+			b := bound{live: slack + min(cached*(int64(length)+perText), remembered) +
 				int64(j.Limits.FlightConns)*(perConn+(32+rowsPerConn)*(int64(length)+perText))}
 			got := f.After.sum() - f.Before.sum()
 			e.Set("remembered (bytes)", got)

@@ -34,6 +34,8 @@ type job struct {
 	Columns, Where string // of the query of "shapes"; $1 makes its results distinct
 	ReadRows       int    // how many rows callers read that do not read all
 	Texts, Bytes   int    // for the load of texts: how many, and how long
+	Kind           string // of texts
+	Native         bool   // through pgx's own driver
 	Convoy         bool
 
 	Limits limits
@@ -43,10 +45,12 @@ type job struct {
 type limits struct {
 	MaxResult, Memory         int64
 	FlightConns, SessionConns int
+	Executor                  flightpg.Executor
+	Guard                     flightpg.Guard
 }
 
 func (l limits) config() flightpg.Config {
-	return flightpg.Config{MaxResult: l.MaxResult, Memory: l.Memory, FlightConns: l.FlightConns, SessionConns: l.SessionConns}
+	return flightpg.Config{MaxResult: l.MaxResult, Memory: l.Memory, FlightConns: l.FlightConns, SessionConns: l.SessionConns, Executor: l.Executor, Guard: l.Guard}
 }
 
 // figures are what the process has measured.

@@ -27,6 +27,7 @@ var loads = map[string]func(*job) (*figures, error){
 	"one key":       func(j *job) (*figures, error) { return waiters(j, false) },
 	"distinct keys": func(j *job) (*figures, error) { return waiters(j, true) },
 	"texts":         texts,
+	"remembered":    rememberedTexts,
 }
 
 // bench is what all loads start with: a handle, and the gate.
