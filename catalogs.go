@@ -5,7 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
+	"strconv"
 	"sync/atomic"
 	"time"
 	"weak"
@@ -266,7 +266,7 @@ func (s *session) loadCatalog(ctx context.Context) (_ *catalog.Set, err error) {
 		}
 	}()
 	return catalog.Load(ctx, func(ctx context.Context, sql string, row func(cells []string) error) error {
-		results := pg.Exec(ctx, fmt.Sprintf("BEGIN READ ONLY; SET LOCAL statement_timeout = %d; %s; ROLLBACK", catalogTimeout.Milliseconds(), strings.TrimRight(sql, "; \n")))
+		results := pg.Exec(ctx, "BEGIN READ ONLY; SET LOCAL statement_timeout = "+strconv.FormatInt(catalogTimeout.Milliseconds(), 10)+"; "+sql+"; ROLLBACK")
 		var err error
 		for results.NextResult() {
 			rr := results.ResultReader()

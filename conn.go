@@ -157,7 +157,8 @@ func (cn *conn) unlocked(ctx context.Context) {
 	if !cn.locks || cn.pinned || cn.lease.pgx == nil {
 		return
 	}
-	results, err := ask(ctx, cn.lease.pgx.Conn().PgConn(), "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()")
+	results, err := ask(ctx, cn.lease.pgx.Conn().PgConn(), "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks"+
+		" WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()")
 	if err == nil && cell(results, 0) == "0" {
 		cn.locks = false
 	}

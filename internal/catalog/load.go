@@ -11,15 +11,15 @@ import (
 //go:embed catalog.sql
 var catalogSQL string
 
-// A QueryFunc runs a query without parameters, in any protocol, and calls row
-// with the cells of each row, none of which is NULL. It may reuse the slice, but
-// not the strings. It returns row's error, if there is one.
+// A QueryFunc runs statements, separated by semicolons, in one transaction that is
+// rolled back, and calls row with the cells of each row of their answers, none of
+// which is NULL. It may reuse the slice, but not the strings. It returns row's
+// error, if there is one.
 type QueryFunc func(ctx context.Context, sql string, row func(cells []string) error) error
 
-// Load reads what a session's database says about its names: one query, in one
-// round trip, for any role. Names are resolved as in that session, so it must
-// have the search_path of the sessions that the Set is used for, and no
-// temporary objects.
+// Load reads what a session's database says about its names, in one round trip, for
+// any role. Names are resolved as in that session, so it must have the search_path
+// of the sessions that the Set is used for, and no temporary objects.
 func Load(ctx context.Context, query QueryFunc) (*Set, error) {
 	l := loader{
 		set: &Set{

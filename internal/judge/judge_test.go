@@ -63,21 +63,22 @@ func load(t testing.TB, conn *pgx.Conn) *catalog.Set {
 
 func queryFunc(conn *pgx.Conn) catalog.QueryFunc {
 	return func(ctx context.Context, sql string, row func([]string) error) error {
-		rows, err := conn.Query(ctx, sql)
+		results, err := conn.PgConn().Exec(ctx, "BEGIN READ ONLY; "+sql+"; ROLLBACK").ReadAll()
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		cells := make([]string, len(rows.FieldDescriptions()))
-		for rows.Next() {
-			for i, raw := range rows.RawValues() {
-				cells[i] = string(raw)
-			}
-			if err := row(cells); err != nil {
-				return err
+		for _, result := range results {
+			for _, raw := range result.Rows {
+				cells := make([]string, len(raw))
+				for i, v := range raw {
+					cells[i] = string(v)
+				}
+				if err := row(cells); err != nil {
+					return err
+				}
 			}
 		}
-		return rows.Err()
+		return nil
 	}
 }
 

@@ -400,7 +400,7 @@ func (c *serverConn) simple(text string) {
 	at := c.at(text, atExecute)
 	switch at {
 	case atArm:
-		direct := !c.s.script.pooler && strings.Contains(text, fmt.Sprintf("pg_backend_pid() = %d ", c.pid))
+		direct := !c.s.script.pooler && strings.Contains(text, fmt.Sprintf("pg_backend_pid() OPERATOR(pg_catalog.=) %d ", c.pid))
 		if !direct && !strings.Contains(text, "WHEN true") {
 			c.cells(at, "set_config", "pooler")
 		} else {
