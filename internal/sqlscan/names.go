@@ -73,17 +73,17 @@ func (s *scanner) nameOf(t token) string {
 			return t.kw.String()
 		}
 		if t.capitals {
-			raw = foldASCII(raw)
+			raw = foldASCII(start(raw, 1))
 		}
 		return clip(raw)
 	case tokQuoted:
-		raw = raw[1 : len(raw)-1]
+		raw = start(raw[1:len(raw)-1], 2)
 		if strings.Contains(raw, `""`) {
 			raw = strings.ReplaceAll(raw, `""`, `"`)
 		}
 		return clip(raw)
 	case tokUQuoted:
-		raw = strings.ReplaceAll(raw[3:len(raw)-1], `""`, `"`)
+		raw = strings.ReplaceAll(start(raw[3:len(raw)-1], 16), `""`, `"`) // an escape has up to 8, and one may be cut
 		return clip(unescape(raw))
 	case tokBad:
 		return ""
@@ -105,6 +105,13 @@ func foldASCII(s string) string {
 
 // maxName is PostgreSQL's NAMEDATALEN less its terminator.
 const maxName = 63
+
+// start cuts a name in a text short, to at least what clip leaves of it, if n bytes
+// of the text stand for one of the name at most. What is decoded is a copy, and
+// should not be as long as a text can be.
+func start(raw string, n int) string {
+	return raw[:min(len(raw), n*(maxName+1))]
+}
 
 // clip cuts a name like the server does, at a character's boundary.
 func clip(name string) string {
@@ -164,7 +171,7 @@ func (s *scanner) builtin(t token) catalog.Info {
 		return catalog.Lookup(raw[1 : len(raw)-1]) // no built-in has a quote in its name
 	}
 	if t.capitals {
-		raw = foldASCII(raw)
+		raw = foldASCII(start(raw, 1))
 	}
 	return catalog.Lookup(raw) // no built-in has a name that is too long
 }
