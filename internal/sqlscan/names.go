@@ -263,7 +263,7 @@ func (s *scanner) visitName() {
 		n.Bare = c.first.kind == tokDot
 	case OtherName:
 		if declares {
-			s.ctes = append(s.ctes, cte{n.Name, s.depth, !f.recursive})
+			s.addCTE(cte{n.Name, s.depth, !f.recursive})
 		}
 	}
 	s.report(n)
@@ -315,10 +315,43 @@ func (s *scanner) beforeString() bool {
 	return false
 }
 
+// manyCTEs is how many WITH queries are counted by name. Fewer are as soon looked
+// through, and that takes no memory.
+const manyCTEs = 16
+
+// addCTE begins the scope of a WITH query.
+func (s *scanner) addCTE(c cte) {
+	s.ctes = append(s.ctes, c)
+	switch {
+	case s.shown != nil:
+		s.count(&c, 1)
+	case len(s.ctes) == manyCTEs:
+		s.shown = make(map[string]int, 2*manyCTEs)
+		for i := range s.ctes {
+			s.count(&s.ctes[i], 1)
+		}
+	}
+}
+
+// count counts a WITH query that is not hidden, or with -1 no longer.
+func (s *scanner) count(c *cte, n int) {
+	if s.shown == nil || c.hidden {
+		return
+	}
+	if n += s.shown[c.name]; n > 0 {
+		s.shown[c.name] = n
+	} else {
+		delete(s.shown, c.name)
+	}
+}
+
 // seesCTE reports whether a WITH query of that name is in scope.
 func (s *scanner) seesCTE(name string) bool {
-	for _, c := range s.ctes {
-		if c.name == name && !c.hidden {
+	if s.shown != nil {
+		return s.shown[name] > 0
+	}
+	for i := range s.ctes {
+		if c := &s.ctes[i]; c.name == name && !c.hidden {
 			return true
 		}
 	}
@@ -328,18 +361,21 @@ func (s *scanner) seesCTE(name string) bool {
 // closeCTEs ends the scope of the WITH queries of the frame that was closed, and
 // shows the one whose query that was.
 func (s *scanner) closeCTEs(kind frameKind) {
-	if len(s.ctes) == 0 {
+	last := len(s.ctes) - 1
+	if last < 0 {
 		return
 	}
-	for len(s.ctes) > 0 && s.ctes[len(s.ctes)-1].depth > s.depth {
-		s.ctes = s.ctes[:len(s.ctes)-1]
+	for ; last >= 0 && s.ctes[last].depth > s.depth; last-- {
+		s.count(&s.ctes[last], -1)
 	}
+	s.ctes = s.ctes[:last+1]
 	if kind != plain || s.top().clause != withClause {
 		return
 	}
 	// Those before it in the clause have been shown.
-	for i := len(s.ctes) - 1; i >= 0 && s.ctes[i].depth == s.depth && s.ctes[i].hidden; i-- {
+	for i := last; i >= 0 && s.ctes[i].depth == s.depth && s.ctes[i].hidden; i-- {
 		s.ctes[i].hidden = false
+		s.count(&s.ctes[i], 1)
 	}
 }
 

@@ -141,9 +141,10 @@ type scanner struct {
 	infixNot         bool   // the last NOT was behind an operand
 	opening          frame  // of the parenthesis that follows the current word
 	chain            chain
-	ctes             []cte  // visible or about to be; for Names
-	system           Result // the first session view or temporary schema
-	begun            bool   // the first word was read
+	ctes             []cte          // visible or about to be; for Names
+	shown            map[string]int // how many of many ctes have a name and are not hidden; nil for few
+	system           Result         // the first session view or temporary schema
+	begun            bool           // the first word was read
 	done             bool
 
 	// What is open, outermost first. An array keeps the scanner off the heap.
