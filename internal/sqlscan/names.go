@@ -182,7 +182,7 @@ func (s *scanner) hasPG(i int) bool {
 }
 
 // called keeps a call until its arguments are counted.
-func (s *scanner) called(schema string, args int) {
+func (s *scanner) called(schema string, args int32) {
 	if s.visit != nil {
 		s.opening.callee, s.opening.schema, s.opening.args = s.cur, schema, args
 		s.opening.fromItem = s.chain.relation
@@ -193,7 +193,7 @@ func (s *scanner) called(schema string, args int) {
 func (s *scanner) visitFunction(f *frame) {
 	s.report(Name{
 		Kind: FunctionName, Schema: f.schema, Name: s.nameOf(f.callee), Pos: f.callee.pos,
-		Args: max(f.args, -1), Item: f.fromItem,
+		Args: int(max(f.args, -1)), Item: f.fromItem,
 	})
 }
 
