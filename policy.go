@@ -511,23 +511,20 @@ func (r rules) onlyLocks(sql string, j judge.Verdict, set *catalog.Set) bool {
 	if !sessionLock(j.Name) {
 		return false
 	}
-	var at []int
+	var at [][2]int // where such functions' names begin and end
 	sqlscan.Names(sql, func(n sqlscan.Name) bool {
 		if n.Kind == sqlscan.FunctionName && sessionLock(n.Name) && strings.HasPrefix(sql[n.Pos:], n.Name) {
-			at = append(at, n.Pos)
+			at = append(at, [2]int{n.Pos, n.Pos + len(n.Name)})
 		}
 		return true
 	})
-	slices.Sort(at)
+	slices.SortFunc(at, func(a, b [2]int) int { return a[0] - b[0] })
 	var b strings.Builder
 	end := 0
-	for _, pos := range at {
-		b.WriteString(sql[end:pos])
+	for _, name := range at {
+		b.WriteString(sql[end:name[0]])
 		b.WriteString("pg_advisory_xact_lock")
-		end = len(sql)
-		if open := strings.IndexByte(sql[pos:], '('); open >= 0 {
-			end = pos + open
-		}
+		end = name[1]
 	}
 	b.WriteString(sql[end:])
 	return judge.Judge(b.String(), set, r.options()).Class != sqlscan.Other

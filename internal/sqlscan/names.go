@@ -73,17 +73,17 @@ func (s *scanner) nameOf(t token) string {
 			return t.kw.String()
 		}
 		if t.capitals {
-			raw = foldASCII(raw)
+			raw = foldASCII(start(raw, 1))
 		}
 		return clip(raw)
 	case tokQuoted:
-		raw = raw[1 : len(raw)-1]
+		raw = start(raw[1:len(raw)-1], 2)
 		if strings.Contains(raw, `""`) {
 			raw = strings.ReplaceAll(raw, `""`, `"`)
 		}
 		return clip(raw)
 	case tokUQuoted:
-		raw = strings.ReplaceAll(raw[3:len(raw)-1], `""`, `"`)
+		raw = strings.ReplaceAll(start(raw[3:len(raw)-1], 16), `""`, `"`) // an escape has up to 8, and one may be cut
 		return clip(unescape(raw))
 	case tokBad:
 		return ""
@@ -105,6 +105,13 @@ func foldASCII(s string) string {
 
 // maxName is PostgreSQL's NAMEDATALEN less its terminator.
 const maxName = 63
+
+// start cuts a name in a text short, to at least what clip leaves of it, if n bytes
+// of the text stand for one of the name at most. What is decoded is a copy, and
+// should not be as long as a text can be.
+func start(raw string, n int) string {
+	return raw[:min(len(raw), n*(maxName+1))]
+}
 
 // clip cuts a name like the server does, at a character's boundary.
 func clip(name string) string {
@@ -164,7 +171,7 @@ func (s *scanner) builtin(t token) catalog.Info {
 		return catalog.Lookup(raw[1 : len(raw)-1]) // no built-in has a quote in its name
 	}
 	if t.capitals {
-		raw = foldASCII(raw)
+		raw = foldASCII(start(raw, 1))
 	}
 	return catalog.Lookup(raw) // no built-in has a name that is too long
 }
@@ -175,7 +182,7 @@ func (s *scanner) hasPG(i int) bool {
 }
 
 // called keeps a call until its arguments are counted.
-func (s *scanner) called(schema string, args int) {
+func (s *scanner) called(schema string, args int32) {
 	if s.visit != nil {
 		s.opening.callee, s.opening.schema, s.opening.args = s.cur, schema, args
 		s.opening.fromItem = s.chain.relation
@@ -186,7 +193,7 @@ func (s *scanner) called(schema string, args int) {
 func (s *scanner) visitFunction(f *frame) {
 	s.report(Name{
 		Kind: FunctionName, Schema: f.schema, Name: s.nameOf(f.callee), Pos: f.callee.pos,
-		Args: max(f.args, -1), Item: f.fromItem,
+		Args: int(max(f.args, -1)), Item: f.fromItem,
 	})
 }
 
@@ -256,7 +263,7 @@ func (s *scanner) visitName() {
 		n.Bare = c.first.kind == tokDot
 	case OtherName:
 		if declares {
-			s.ctes = append(s.ctes, cte{n.Name, s.depth, !f.recursive})
+			s.addCTE(cte{n.Name, s.depth, !f.recursive})
 		}
 	}
 	s.report(n)
@@ -308,10 +315,43 @@ func (s *scanner) beforeString() bool {
 	return false
 }
 
+// manyCTEs is how many WITH queries are counted by name. Fewer are as soon looked
+// through, and that takes no memory.
+const manyCTEs = 16
+
+// addCTE begins the scope of a WITH query.
+func (s *scanner) addCTE(c cte) {
+	s.ctes = append(s.ctes, c)
+	switch {
+	case s.shown != nil:
+		s.count(&c, 1)
+	case len(s.ctes) == manyCTEs:
+		s.shown = make(map[string]int, 2*manyCTEs)
+		for i := range s.ctes {
+			s.count(&s.ctes[i], 1)
+		}
+	}
+}
+
+// count counts a WITH query that is not hidden, or with -1 no longer.
+func (s *scanner) count(c *cte, n int) {
+	if s.shown == nil || c.hidden {
+		return
+	}
+	if n += s.shown[c.name]; n > 0 {
+		s.shown[c.name] = n
+	} else {
+		delete(s.shown, c.name)
+	}
+}
+
 // seesCTE reports whether a WITH query of that name is in scope.
 func (s *scanner) seesCTE(name string) bool {
-	for _, c := range s.ctes {
-		if c.name == name && !c.hidden {
+	if s.shown != nil {
+		return s.shown[name] > 0
+	}
+	for i := range s.ctes {
+		if c := &s.ctes[i]; c.name == name && !c.hidden {
 			return true
 		}
 	}
@@ -321,18 +361,21 @@ func (s *scanner) seesCTE(name string) bool {
 // closeCTEs ends the scope of the WITH queries of the frame that was closed, and
 // shows the one whose query that was.
 func (s *scanner) closeCTEs(kind frameKind) {
-	if len(s.ctes) == 0 {
+	last := len(s.ctes) - 1
+	if last < 0 {
 		return
 	}
-	for len(s.ctes) > 0 && s.ctes[len(s.ctes)-1].depth > s.depth {
-		s.ctes = s.ctes[:len(s.ctes)-1]
+	for ; last >= 0 && s.ctes[last].depth > s.depth; last-- {
+		s.count(&s.ctes[last], -1)
 	}
+	s.ctes = s.ctes[:last+1]
 	if kind != plain || s.top().clause != withClause {
 		return
 	}
 	// Those before it in the clause have been shown.
-	for i := len(s.ctes) - 1; i >= 0 && s.ctes[i].depth == s.depth && s.ctes[i].hidden; i-- {
+	for i := last; i >= 0 && s.ctes[i].depth == s.depth && s.ctes[i].hidden; i-- {
 		s.ctes[i].hidden = false
+		s.count(&s.ctes[i], 1)
 	}
 }
 

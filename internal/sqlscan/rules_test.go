@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -128,15 +129,21 @@ func TestResolver(t *testing.T) {
 	}
 }
 
-// TestDepth: neither deep nesting nor long texts are a problem.
+// TestDepth: neither deep nesting nor long texts are a problem, up to what the
+// server refuses.
 func TestDepth(t *testing.T) {
 	const n = 200_000
 	for sql, want := range map[string]Class{
-		"SELECT " + strings.Repeat("(", n) + "1" + strings.Repeat(")", n):       Read,
-		"SELECT " + strings.Repeat("(", n) + "vol_f()" + strings.Repeat(")", n): Other,
-		strings.Repeat("(", n) + "SELECT 1 FOR UPDATE" + strings.Repeat(")", n): Write,
-		strings.Repeat("(", n): Other,
-		"SELECT 1 " + strings.Repeat("/*", n) + strings.Repeat("*/", n):                Read,
+		strings.Repeat("(", n):                                                         Other,
+		"SELECT " + nested("(", "1", ")", n):                                           Other,
+		"SELECT " + nested("(", "1", ")", maxDepth+1):                                  Other,
+		"SELECT " + nested("(", "1", ")", maxDepth):                                    Read,
+		"SELECT " + nested("(", "vol_f()", ")", maxDepth-1):                            Other,
+		"SELECT a" + nested("[", "1", "]", maxDepth):                                   Read,
+		"SELECT a" + nested("[", "1", "]", maxDepth+1):                                 Other,
+		"SELECT " + nested("(a[", "1", "])", maxDepth/2):                               Read,
+		nested("(", "SELECT 1 FOR UPDATE", ")", maxDepth):                              Write,
+		"SELECT 1 " + nested("/*", "", "*/", n):                                        Read,
 		"SELECT 1 " + strings.Repeat("/*", n):                                          Other,
 		"SELECT " + strings.Repeat("-", n) + "\n1":                                     Read,
 		"SELECT " + strings.Repeat("'a'\n", n):                                         Read,
@@ -145,6 +152,26 @@ func TestDepth(t *testing.T) {
 	} {
 		if got := Scan(sql); got.Class != want {
 			t.Errorf("Scan(%.40q…) = %v, %v; want %v", sql, got.Class, got.Reason, want)
+		}
+	}
+}
+
+func nested(open, inner, end string, depth int) string {
+	return strings.Repeat(open, depth) + inner + strings.Repeat(end, depth)
+}
+
+// TestDepthMemory: what is too deep for the server takes no more memory than what
+// is not, however long it is.
+func TestDepthMemory(t *testing.T) {
+	var before, after runtime.MemStats
+	for _, sql := range []string{strings.Repeat("(", 1_000_000), "SELECT a" + strings.Repeat("[", 1_000_000)} {
+		runtime.ReadMemStats(&before)
+		Scan(sql)
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+			t.Errorf("Scan(%.20q…) allocates %d bytes; want less than 1 MiB", sql, n)
+		} else {
+			t.Logf("Scan(%.20q…) allocates %d bytes", sql, n)
 		}
 	}
 }

@@ -64,21 +64,34 @@ func (o Options) Scan(sql string) Result {
 type frame struct {
 	kind      frameKind
 	clause    clause
-	query     bool    // a SELECT, VALUES, TABLE or data-modifying command began here
-	command   keyword // … which of the latter
+	command   keyword // which data-modifying command began here, if one did
+	query     bool    // … or a SELECT, VALUES or TABLE
 	item      bool    // a FROM item begins with the next token
 	recursive bool    // WITH RECURSIVE began it
 	conflicts uint8   // number of ON CONFLICT seen; 2 is as good as more
 	resolved  bool    // DO was seen
-	cases     int     // CASE expressions open
+	cases     int32   // CASE expressions open
 
 	// Of a call, for Names.
+	ordered  bool  // ORDER BY was seen: no arguments follow
+	fromItem bool  // the call is a FROM item
+	args     int32 // commas between arguments, and one; -1 if they cannot be counted
 	callee   token
 	schema   string
-	args     int  // commas between arguments, and one; -1 if they cannot be counted
-	ordered  bool // ORDER BY was seen: no arguments follow
-	fromItem bool // the call is a FROM item
 }
+
+// maxDepth is how many parentheses and brackets may be open. Each stands on the
+// stack of PostgreSQL's parser until it is closed, and that has room for 10,000
+// symbols (Bison's YYMAXDEPTH): the server refuses what is nested deeper with
+// "memory exhausted". What version 15 accepts, whatever its max_stack_depth:
+//
+//	SELECT ((1))            9993    a[a[1]]              4996
+//	((SELECT 1))            9989    abs(abs(1))          4996
+//	1 IN ((1))              9987    CAST(CAST(1 AS …     4996
+//	FROM ((a JOIN b))       9988    SELECT (SELECT 1)    1997
+//
+// CASE and what else nests without a parenthesis is only counted.
+const maxDepth = 10_000
 
 // A frameKind says what a parenthesis is.
 type frameKind uint8
@@ -141,16 +154,21 @@ type scanner struct {
 	infixNot         bool   // the last NOT was behind an operand
 	opening          frame  // of the parenthesis that follows the current word
 	chain            chain
-	ctes             []cte  // visible or about to be; for Names
-	system           Result // the first session view or temporary schema
-	begun            bool   // the first word was read
+	ctes             []cte          // visible or about to be; for Names
+	shown            map[string]int // how many of many ctes have a name and are not hidden; nil for few
+	system           Result         // the first session view or temporary schema
+	begun            bool           // the first word was read
 	done             bool
 
 	// What is open, outermost first. An array keeps the scanner off the heap.
 	depth  int // of the innermost frame
 	frames [12]frame
-	deep   []frame // those that do not fit
+	deep   []*[moreFrames]frame // those that do not fit
 }
+
+// moreFrames is how many more there is room for at a time. They stay where they
+// are: copying them would double what a deep nesting takes.
+const moreFrames = 8
 
 // run reads the whole text, or up to the first thing that makes it Other.
 func (s *scanner) run() {
@@ -222,22 +240,20 @@ func (s *scanner) top() *frame {
 	if s.depth < len(s.frames) {
 		return &s.frames[s.depth]
 	}
-	return &s.deep[s.depth-len(s.frames)]
+	i := s.depth - len(s.frames)
+	return &s.deep[i/moreFrames][i%moreFrames]
 }
 
 func (s *scanner) push(f frame) {
-	if s.depth++; s.depth < len(s.frames) {
-		s.frames[s.depth] = f
-	} else {
-		s.deep = append(s.deep, f)
+	if s.depth == maxDepth {
+		s.fail(Syntax, s.cur)
+		return
 	}
-}
-
-func (s *scanner) pop() {
-	if s.depth >= len(s.frames) {
-		s.deep = s.deep[:len(s.deep)-1]
+	s.depth++
+	if i := s.depth - len(s.frames); i == len(s.deep)*moreFrames {
+		s.deep = append(s.deep, new([moreFrames]frame))
 	}
-	s.depth--
+	*s.top() = f
 }
 
 // token deals with the current token.
@@ -424,7 +440,7 @@ func (s *scanner) close() {
 	if f.callee.kind != tokEOF {
 		s.visitFunction(f)
 	}
-	s.pop()
+	s.depth--
 	s.closeCTEs(kind)
 	s.operand = kind != notOperand
 	switch kind {
