@@ -57,6 +57,9 @@ func Explain(ctx context.Context, db *sql.DB, query string) (Verdict, error) {
 	if v.reason == ReasonNone && v.refused.Load() {
 		return Verdict{Reason: ReasonRefused, Layer: "guard", Hint: hints[ReasonRefused]}, nil
 	}
+	if v.reason == ReasonTooLong {
+		return Verdict{Reason: ReasonTooLong, Layer: "text", Hint: hints[ReasonTooLong]}, nil
+	}
 	return explained(v.judged), nil
 }
 
@@ -66,6 +69,7 @@ var hints = map[Reason]string{
 	ReasonHooks:        "give a Config.PartitionKey that says which contexts are alike",
 	ReasonSettings:     "set standard_conforming_strings to on and client_encoding to UTF8",
 	ReasonNoGuard:      "let the pooler use transaction or session pooling, or set flight_guard=off",
+	ReasonTooLong:      "pass the values in it as arguments: what is longer than 512 KiB is not remembered",
 	ReasonRefused:      "the server refused it in a read-only transaction: something that it reaches writes",
 }
 

@@ -5,6 +5,58 @@ import (
 	"time"
 )
 
+// TestPreparedSet checks that a connection's prepared statements are bounded in number
+// and by their texts, and that those used last stay.
+func TestPreparedSet(t *testing.T) {
+	for _, tc := range []struct {
+		name          string
+		limit, length int
+		keeps         int
+	}{
+		{"Number", 10, 100, 10},
+		{"Bytes", 1000, preparedBytes / 8, 8},
+		{"OneTooLong", 1000, 2 * preparedBytes, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := preparedSet{limit: tc.limit, known: make(map[string]*preparedStmt)}
+			open := map[string]bool{} // on the server
+			use := func(d *Desc) {
+				prepare, evicted := s.use(d, tc.length)
+				for _, name := range evicted {
+					if !open[name] {
+						t.Errorf("%s is closed, but not open", name)
+					}
+					delete(open, name)
+				}
+				if prepare == open[d.name] {
+					t.Errorf("%s: prepare = %v, open = %v", d.name, prepare, open[d.name])
+				}
+				open[d.name] = true
+			}
+			first := &Desc{name: newName()}
+			use(first)
+			for range 100 {
+				use(&Desc{name: newName()})
+				if tc.keeps > 1 {
+					use(first) // it stays in use
+					if prepare, _ := s.use(first, tc.length); prepare {
+						t.Error("the one that is used all the time had to go")
+					}
+				}
+			}
+			if len(open) != tc.keeps || len(s.known) != tc.keeps || s.bytes != tc.keeps*tc.length {
+				t.Errorf("%d statements are open, %d known with %d bytes; want %d", len(open), len(s.known), s.bytes, tc.keeps)
+			}
+			for d := range open {
+				s.remove(&Desc{name: d})
+			}
+			if s.bytes != 0 || s.first != nil || s.last != nil {
+				t.Errorf("%d bytes are left of none", s.bytes)
+			}
+		})
+	}
+}
+
 // TestTimes_Tail: a statement of which one call in fifty takes 20 ms is found to have a
 // tail within a thousand executions. One on a machine that stands still for 5 ms now
 // and then, and seldom for 200, so that whatever is executed is late, eight calls at a
