@@ -186,6 +186,9 @@ func TestRemember_BigText(t *testing.T) {
 			if flew := ReadStats(db).Flights > 0; flew != (length <= maxText) {
 				t.Errorf("%v, text of %d: shared = %v", executor, length, flew)
 			}
+			if c.pipe != nil && c.pipe.Stats().Calls > 0 {
+				t.Errorf("text of %d: the pipeline has prepared it", length)
+			}
 			if n := ReadStats(db).Bypasses[ReasonTooLong]; (n == 20) != (length > maxText) {
 				t.Errorf("%v, text of %d: %d times too long", executor, length, n)
 			}
