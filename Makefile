@@ -17,7 +17,7 @@ MODULES     := . integration integration/stacks integration/battery bench
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help modules demo test test-generic test-matrix battery soak coverage lint fuzz oracle tenants values bench bench-profile bench-full microbench gate generate clean
+.PHONY: help modules demo test test-generic test-matrix battery soak coverage lint fuzz oracle tenants values arguments bench bench-profile bench-full microbench gate generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,10 @@ tenants: ## two million reads of 64 tenants, every row its reader's
 values: ## every type's values into every scan destination, as pgx scans them
 	@scripts/ensure-postgres
 	cd integration && FLIGHTPG_VALUES=1000 $(GO) test -timeout 60m -run 'TestValues$$' -v .
+
+arguments: ## 1.2 million pairs of arguments: their keys, and what pgx sends for them (FLIGHTPG_SEED=)
+	@scripts/ensure-postgres
+	FLIGHTPG_ARGUMENTS=1200000 $(GO) test -timeout 60m -run '^TestArguments' -v .
 
 bench: ## flightpg beside pgx and others, in up to 10 minutes (BENCH_OUT=.cache/bench BENCHFLAGS=)
 	@scripts/ensure-postgres

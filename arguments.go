@@ -127,6 +127,9 @@ func (pl planner) plan(t reflect.Type) *plan {
 		p.why = ReasonArgument
 	default:
 		p.fill(pl, t)
+		if p.convert == convertList && !listed(t) {
+			p.why, p.convert = ReasonArgument, convertNever
+		}
 		if !trusted(t) && t.Kind() != reflect.Interface && t.Implements(valuerType) {
 			p.convert = convertValue
 		}
@@ -144,6 +147,7 @@ var (
 	floatType        = reflect.TypeFor[*big.Float]()
 	convertedType    = reflect.TypeFor[converted]()
 	valuerType       = reflect.TypeFor[driver.Valuer]()
+	stringerType     = reflect.TypeFor[fmt.Stringer]()
 	rewriterType     = reflect.TypeFor[pgx.QueryRewriter]()
 	execModeType     = reflect.TypeFor[pgx.QueryExecMode]()
 	formatsType      = reflect.TypeFor[pgx.QueryResultFormats]()
@@ -186,6 +190,25 @@ var ownWays = []reflect.Type{
 
 func asksItsOwnWay(t reflect.Type) bool {
 	return t.Kind() != reflect.Interface && slices.ContainsFunc(ownWays, t.Implements)
+}
+
+// listed reports whether pgx takes a list apart: slices, and slices of slices. It may
+// send one that can print itself as what that prints.
+func listed(t reflect.Type) bool {
+	e := t.Elem()
+	if e.Implements(valuerType) {
+		return !t.Implements(stringerType)
+	}
+	switch e.Kind() {
+	case reflect.Array:
+		return false
+	case reflect.Slice:
+		// In there a Valuer that is a slice itself is one more dimension to pgx.
+		if inner := e.Elem(); t.Kind() != reflect.Slice || inner.Kind() == reflect.Slice && inner.Implements(valuerType) {
+			return false
+		}
+	}
+	return !t.Implements(stringerType)
 }
 
 // special fills in the plan of a type that is not encoded by its fields.
@@ -509,6 +532,7 @@ func copyValue(v any) any {
 // called as often as by pgx, and not any more when the call has returned.
 func (c *Connector) convert(ctx context.Context, r *read) (ok bool) {
 	args := slices.Clone(r.args)
+	r.args, r.converted = args, true // those that were asked are not asked again, whatever comes of the others
 	options := 0
 	var oids []uint32 // of the parameters; asked for when it matters
 	for i := range args {
@@ -521,10 +545,15 @@ func (c *Connector) convert(ctx context.Context, r *read) (ok bool) {
 		case nil, string, int, int64, bool, []byte, time.Time:
 			continue
 		}
-		for v != nil && planOf(reflect.TypeOf(v)).convert == convertPointer {
+		for planOf(reflect.TypeOf(v)).convert == convertPointer {
 			p := reflect.ValueOf(v)
-			if v = nil; !p.IsNil() {
-				v = p.Elem().Interface()
+			if p.IsNil() {
+				v = nil
+				break
+			}
+			v = p.Elem().Interface()
+			if e := p.Elem(); e.Kind() == reflect.Pointer && e.IsNil() {
+				return false // pgx may refuse that, or panic
 			}
 		}
 		if v == nil {
@@ -533,24 +562,29 @@ func (c *Connector) convert(ctx context.Context, r *read) (ok bool) {
 		}
 		switch planOf(reflect.TypeOf(v)).convert {
 		case convertValue:
-			args[i].Value = convertValuer(v.(driver.Valuer), 0)
+			asked := convertValuer(v.(driver.Valuer), 0)
+			asked.from = args[i].Value
+			args[i].Value = asked
 		case convertList:
 			if oids == nil {
 				if oids = c.paramOIDs(ctx, r, options); oids == nil {
 					return false
 				}
 			}
-			if i-options >= len(oids) || !arrayOf(oids[i-options]) {
+			nested := planOf(reflect.TypeOf(v).Elem()).convert == convertList
+			if i-options >= len(oids) || !arrayOf(oids[i-options], nested) {
 				return false
 			}
-			list, ok := convertElems(reflect.ValueOf(v))
+			list, ok := any(nil), false
+			if even(reflect.ValueOf(v)) {
+				list, ok = convertElems(reflect.ValueOf(v))
+			}
 			if !ok {
 				return false
 			}
 			args[i].Value = list
 		}
 	}
-	r.args, r.converted = args, true
 	return true
 }
 
@@ -562,7 +596,7 @@ func convertValuer(from driver.Valuer, depth int) converted {
 	}
 	c := converted{from: from}
 	c.value, c.err = from.Value()
-	if again, is := c.value.(driver.Valuer); is && c.err == nil && depth < maxValuers && !trusted(reflect.TypeOf(again)) {
+	if again, is := c.value.(driver.Valuer); is && c.err == nil && depth < maxValuers && planOf(reflect.TypeOf(again)).convert == convertValue {
 		c.value = convertValuer(again, depth+1)
 	}
 	return c
@@ -570,6 +604,20 @@ func convertValuer(from driver.Valuer, depth int) converted {
 
 // maxValuers bounds Valuers that return Valuers; what goes on has no identity.
 const maxValuers = 8
+
+// even reports whether the lists in a list of lists are as long as each other, and none
+// is nil. Else pgx refuses it, or takes part of it.
+func even(v reflect.Value) bool {
+	if planOf(v.Type().Elem()).convert != convertList {
+		return true
+	}
+	for i := range v.Len() {
+		if e := v.Index(i); e.IsNil() || e.Len() != v.Index(0).Len() || !even(e) {
+			return false
+		}
+	}
+	return true
+}
 
 // convertElems returns a list of the converted elements, of as many dimensions. It
 // reports false if one of them has an error, for pgx to say.
@@ -615,14 +663,22 @@ func convertElems(v reflect.Value) (list any, ok bool) {
 var defaultTypes = pgtype.NewMap()
 
 // arrayOf reports whether a parameter is an array that pgx knows: whose elements it
-// encodes one by one.
-func arrayOf(oid uint32) bool {
+// encodes one by one. Where nested is set they are in lists of lists: those would be
+// elements themselves to a type that takes anything.
+func arrayOf(oid uint32, nested bool) bool {
 	t, ok := defaultTypes.TypeForOID(oid)
 	if !ok {
 		return false
 	}
-	_, ok = t.Codec.(*pgtype.ArrayCodec)
-	return ok
+	array, ok := t.Codec.(*pgtype.ArrayCodec)
+	if !ok {
+		return false
+	}
+	switch array.ElementType.Codec.(type) {
+	case *pgtype.JSONCodec, *pgtype.JSONBCodec, *pgtype.XMLCodec:
+		return !nested
+	}
+	return true
 }
 
 // paramOIDs returns the types of a read's parameters, nil if the way it is executed

@@ -82,8 +82,19 @@ func TestConvert(t *testing.T) {
 func TestConvert_LikePGX(t *testing.T) {
 	m := pgtype.NewMap()
 	for _, v := range []driver.Valuer{
-		valuer{7}, &valuer{7}, sliced{"a", "b"}, failing{}, valuing{nil}, valuing{"2024-03-01"}, valuing{"11111111-1111-1111-1111-111111111111"},
-		valuing{[]byte("x")}, valuing{true}, valuing{1.5}, valuing{valuing{int64(3)}}, valuing{`{"a": 1}`}, (*valuer)(nil), (*byPointer)(nil),
+		valuer{7},
+		&valuer{7},
+		sliced{"a", "b"},
+		failing{},
+		valuing{nil},
+		valuing{"2024-03-01"},
+		valuing{"11111111-1111-1111-1111-111111111111"},
+		valuing{[]byte("x")},
+		valuing{true},
+		valuing{1.5},
+		valuing{valuing{int64(3)}},
+		valuing{`{"a": 1}`},
+		(*valuer)(nil), (*byPointer)(nil),
 	} {
 		for oid := range uint32(5000) {
 			if _, known := m.TypeForOID(oid); !known && oid > 0 {
@@ -158,6 +169,13 @@ func TestConvert_Foreign(t *testing.T) {
 	r.v.params.Store(&[]uint32{pgtype.JSONBOID})
 	if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {
 		t.Errorf("a list for a jsonb parameter: %v", why)
+	}
+	for _, oid := range []uint32{pgtype.JSONArrayOID, pgtype.JSONBArrayOID, pgtype.XMLArrayOID} {
+		r = &read{args: namedValues([]any{[][]valuer{{{1}}}}), v: new(verdict)}
+		r.v.params.Store(&[]uint32{oid})
+		if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {
+			t.Errorf("a list of lists for an array of type %d: %v", oid, why)
+		}
 	}
 	r = &read{args: namedValues([]any{pgx.QueryExecModeExec, []valuer{{1}}}), v: new(verdict)}
 	if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {

@@ -64,6 +64,7 @@ type (
 	secret   struct{ T, t time.Time }
 	valuer   struct{ N int }
 	sliced   []string // a Valuer with memory behind it
+	printed  []valuer // prints itself
 	withPtr  struct{ P *int }
 	deep     struct{ In struct{ In [2]point } }
 	loop     *loop
@@ -75,6 +76,7 @@ func (rewriter) RewriteQuery(_ context.Context, _ *pgx.Conn, sql string, args []
 }
 
 func (v valuer) Value() (driver.Value, error) { return int64(v.N), nil }
+func (printed) String() string                { return "printed" }
 
 type (
 	counted struct { // counts calls of Value
@@ -97,6 +99,7 @@ func (v counted) Value() (driver.Value, error) {
 	*v.calls++
 	return int64(v.n), nil
 }
+
 func (v ownWay) Int64Value() (pgtype.Int8, error) { return pgtype.Int8{Int64: v.N, Valid: true}, nil }
 func (v ownWay) Value() (driver.Value, error)     { return int64(-1), nil }
 func (failing) Value() (driver.Value, error)      { return nil, errFailing }
@@ -373,6 +376,12 @@ func TestKey_Bypass(t *testing.T) {
 		{itself{}, ReasonArgument},
 		{valuing{make(chan int)}, ReasonArgument},
 		{valuing{[]valuer{{1}}}, ReasonArgument},
+		{valuing{ownWay{1}}, ReasonArgument}, // pgx asks what Value returned in its own way
+		{[2][2]valuer{}, ReasonArgument},     // what pgx refuses, as all of these
+		{[][]valuer{{{1}}, {}}, ReasonArgument},
+		{new((*valuer)(nil)), ReasonArgument},
+		{[][]sliced{{{"a"}}}, ReasonArgument}, // to pgx an array of three dimensions
+		{printed{{1}}, ReasonArgument},        // which it may send as printed
 		{strings.Repeat("x", maxKeyArgs+1), ReasonArgument},
 		{rewriter{}, ReasonPgxOption},
 		{pgx.NamedArgs{"a": 1}, ReasonPgxOption},
