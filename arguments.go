@@ -529,18 +529,23 @@ func copyValue(v any) any {
 
 // convert puts what they send in the place of a read's arguments that need it. It
 // reports false if that cannot be told. The read's own caller calls it: so Value is
-// called as often as by pgx, and not any more when the call has returned.
+// called as often as by pgx, and not any more when the call has returned; nor before
+// the server has taken the statement, where pgx describes it first.
 func (c *Connector) convert(ctx context.Context, r *read) (ok bool) {
+	options := 0
+	for options < len(r.args) && isOption(r.args[options].Value) {
+		options++
+	}
+	var oids []uint32 // of the parameters; nil if the way it is executed does not look at them
+	if c.describes(r, options) {
+		if oids, ok = c.paramOIDs(ctx, r); !ok || len(oids) != len(r.args)-options {
+			return false // for pgx to say
+		}
+	}
 	args := slices.Clone(r.args)
 	r.args, r.converted = args, true // those that were asked are not asked again, whatever comes of the others
-	options := 0
-	var oids []uint32 // of the parameters; asked for when it matters
-	for i := range args {
+	for i := options; i < len(args); i++ {
 		v := args[i].Value
-		if isOption(v) {
-			options++
-			continue
-		}
 		switch v.(type) {
 		case nil, string, int, int64, bool, []byte, time.Time:
 			continue
@@ -566,13 +571,8 @@ func (c *Connector) convert(ctx context.Context, r *read) (ok bool) {
 			asked.from = args[i].Value
 			args[i].Value = asked
 		case convertList:
-			if oids == nil {
-				if oids = c.paramOIDs(ctx, r, options); oids == nil {
-					return false
-				}
-			}
 			nested := planOf(reflect.TypeOf(v).Elem()).convert == convertList
-			if i-options >= len(oids) || !arrayOf(oids[i-options], nested) {
+			if oids == nil || !arrayOf(oids[i-options], nested) {
 				return false
 			}
 			list, ok := any(nil), false
@@ -681,10 +681,12 @@ func arrayOf(oid uint32, nested bool) bool {
 	return true
 }
 
-// paramOIDs returns the types of a read's parameters, nil if the way it is executed
-// does not look at them, or they cannot be had. It may have to ask the server, once
-// for each text.
-func (c *Connector) paramOIDs(ctx context.Context, r *read, options int) []uint32 {
+// describes reports whether pgx describes a read's statement before it encodes the
+// arguments, of which some are options.
+func (c *Connector) describes(r *read, options int) bool {
+	if r.via != viaQuery {
+		return true
+	}
 	mode := c.source.config.DefaultQueryExecMode
 	for _, a := range r.args[:options] {
 		if m, is := a.Value.(pgx.QueryExecMode); is {
@@ -693,26 +695,68 @@ func (c *Connector) paramOIDs(ctx context.Context, r *read, options int) []uint3
 	}
 	switch mode {
 	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec:
-	default:
-		if r.via == viaQuery {
-			return nil
-		}
+		return true
 	}
+	return false
+}
+
+// paramOIDs returns the types of the parameters of a read's statement. It asks the
+// server once for each text, and reports false if that does not take it.
+func (c *Connector) paramOIDs(ctx context.Context, r *read) (oids []uint32, ok bool) {
 	if oids := r.v.params.Load(); oids != nil {
-		return *oids
+		return *oids, true
 	}
-	if st := r.v.pipelined.Load(); st != nil {
-		if oids, ok := st.ParamOIDs(); ok {
-			return oids
+	if st := c.pipe.serves(r); st != nil {
+		if oids, ok = st.ParamOIDs(); ok {
+			return oids, true
 		}
+		if c.pipe.Describe(ctx, st) == nil {
+			return st.ParamOIDs()
+		}
+		return nil, false
 	}
-	res, why, err := c.fly(ctx, ModeJoin, &read{via: viaPrepare, query: r.query, v: r.v})
-	if err != nil || why != ReasonNone {
-		return nil // for pgx to say
+	return c.describeOnce(ctx, r.v, r.query)
+}
+
+// describeOnce is paramOIDs without the pipeline. Callers at the same moment ask once.
+func (c *Connector) describeOnce(ctx context.Context, v *verdict, query string) (oids []uint32, ok bool) {
+	answer := c.describing.DoChan(partitionOf(ctx, c.cfg.PartitionKey)+"\x00"+query, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), describeTimeout)
+		defer cancel()
+		return c.askParams(ctx, query)
+	})
+	select {
+	case a := <-answer:
+		if a.Err != nil {
+			return nil, false
+		}
+		c.learnParams(v, a.Val.([]uint32))
+		return a.Val.([]uint32), true
+	case <-ctx.Done():
+		return nil, false
 	}
-	defer res.Drop()
-	c.learnParams(r.v, res.paramOIDs)
-	return res.paramOIDs
+}
+
+// describeTimeout bounds how long the server may take to describe a statement for
+// callers who may all have gone.
+const describeTimeout = 30 * time.Second
+
+// askParams asks a flight session. It runs in a goroutine where nobody could recover.
+func (c *Connector) askParams(ctx context.Context, query string) (oids []uint32, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("flightpg: panic while a statement was described: %v", p)
+		}
+	}()
+	l, err := c.flights.borrow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.bad = true // until it returns
+	defer l.release()
+	_, oids, err = l.numInput(ctx, c.viaStmt == viaStmt && l.guard != GuardTransaction, query)
+	l.bad = ctx.Err() != nil
+	return oids, err
 }
 
 // notEncoded reports whether err is pgx's, of an argument that it cannot encode. It

@@ -154,11 +154,12 @@ func TestConvert_Foreign(t *testing.T) {
 		c.types.Store(state)
 		calls := 0
 		r := &read{args: namedValues([]any{counted{1, &calls}}), v: new(verdict)}
+		r.v.params.Store(&[]uint32{pgtype.Int8OID})
 		_, why := c.convertedKey(context.Background(), nil, r)
 		if (why == ReasonNone) != want || (calls == 1) != want {
 			t.Errorf("state %d: %v, %d calls of Value", state, why, calls)
 		}
-		r = &read{args: namedValues([]any{valuer{1}}), v: new(verdict)}
+		r = &read{args: namedValues([]any{valuer{1}}), v: r.v}
 		if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonNone || r.converted != want {
 			t.Errorf("state %d: %v, converted %v", state, why, r.converted)
 		}

@@ -587,6 +587,12 @@ func TestArguments_Left(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if arg := tc.make(newAskedLog()); planOf(reflect.TypeOf(arg)).convert != convertNever {
+				// A Valuer is asked when its statement has been described, as by pgx.
+				if _, err := drain(t.Context(), db, text, []any{arg}); err != nil {
+					t.Fatal(err)
+				}
+			}
 			tx, err := locker.Begin()
 			if err != nil {
 				t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/flightpg/flightpg/internal/flight"
 	"github.com/flightpg/flightpg/internal/pipeline"
@@ -233,6 +234,8 @@ type Connector struct {
 
 	types  atomic.Uint32   // how arguments are encoded: typesUnknown and so on
 	shapes pipeline.Shapes // of what sessions have described
+
+	describing singleflight.Group // of statements, for their parameters
 
 	noSessionLayer bool // for a test that must fail without it
 

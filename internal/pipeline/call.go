@@ -27,6 +27,7 @@ type Call struct {
 
 	// The driver's.
 	fresh    bool   // new: not submitted
+	only     bool   // it is finished when its statement is described
 	describe bool   // this round only describes the statement
 	promised bool   // others wait for that
 	desc     *Desc  // of this round; when describing, the one in the making
@@ -99,6 +100,22 @@ func (c *Call) Err() error { return c.err }
 // Live returns the rest of the answer of a finished call whose Read did not take
 // all of it, else nil. It must be closed.
 func (c *Call) Live() *Rows { return c.live }
+
+// Describe has the server describe a statement, if nobody has yet; then its ParamOIDs
+// are known. It returns what a call of the statement would finish with otherwise.
+func (p *Pool) Describe(ctx context.Context, st *Stmt) error {
+	c := p.NewCall(st, nil, onlyDescribed{})
+	c.only = true
+	c.Finish(ctx)
+	return c.err
+}
+
+// onlyDescribed is the Read of a call that executes nothing.
+type onlyDescribed struct{}
+
+func (onlyDescribed) Dispatch() bool     { return true }
+func (onlyDescribed) Start(*Link, *Desc) {}
+func (onlyDescribed) Row([][]byte) bool  { return true }
 
 // Run drives the call in the caller's goroutine. It returns true when the call is
 // finished. When ctx ends first it returns false at once, and the call goes on:
@@ -193,7 +210,9 @@ func (c *Call) prepare(ctx context.Context) bool {
 		}
 		if d := c.stmt.desc.Load(); d != nil {
 			c.desc = d
-			if !c.encode() {
+			if c.only {
+				c.finish(nil)
+			} else if !c.encode() {
 				c.finish(ErrElsewhere)
 			}
 			return true

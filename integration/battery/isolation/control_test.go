@@ -31,7 +31,7 @@ var controls = []struct {
 	},
 	{
 		"ShallowArguments",
-		[]battery.Edit{{"keying.go", "target = elem.clone(target)", "_ = elem.clone"}, {"keying.go", "c.Index(i).Set(elem.clone(v.Index(i)))", "c.Index(i).Set(v.Index(i))"}},
+		[]battery.Edit{{"arguments.go", "c.Elem().Set(elem.copyOf(v.Elem()))", "c.Elem().Set(v.Elem())"}, {"arguments.go", "c.Index(i).Set(elem.clone(v.Index(i)))", "c.Index(i).Set(v.Index(i))"}},
 		map[string]string{"TestArguments/Inner": "were changed by their caller"},
 	},
 	{
