@@ -64,7 +64,7 @@ func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	args := []string{"test", "-overlay", overlay, "-run", "^" + test + "$", "-count=1", "-vet=off", "-timeout", "4m"}
-	if raceDetector {
+	if battery.RaceDetector {
 		args = append(args, "-race") // what is built that way already
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, ".")...)
@@ -90,7 +90,7 @@ func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
 		t.Logf("%s: found out by another invariant than %q: %s", m.Name, m.Want, other)
 		return
 	}
-	if raceDetector && strings.Contains(string(out), "WARNING: DATA RACE") { // which ends the test before it judges
+	if battery.RaceDetector && strings.Contains(string(out), "WARNING: DATA RACE") { // which ends the test before it judges
 		t.Logf("%s: found out by the race detector", m.Name)
 		return
 	}
