@@ -48,6 +48,16 @@ func Main(m *testing.M, ignore ...goleak.Option) {
 	leak.Main(func() int { return pgtest.Run(m, pgtest.WithPreload("pg_stat_statements")) }, ignore...)
 }
 
+// Way skips a test with -short unless its way to use a library is one of the first
+// two: the others differ in settings of pgx, or of the library, and each runs all of
+// the same.
+func Way(t *testing.T, i int) {
+	t.Helper()
+	if testing.Short() && i > 1 {
+		t.Skip("NOT RUN with -short: two other ways are")
+	}
+}
+
 // Env is a fresh database and the driver to reach it by.
 type Env struct {
 	*testing.T
