@@ -128,7 +128,7 @@ func TestStrict(t *testing.T) {
 		e := battery.Report(t, part, "strict is linearizable per key, whoever writes", seed)
 		tr := trial{
 			lab: newLab(t, "", false, everybody...), seed: seed, shape: foreign(seed, "strict"),
-			linear: true, histories: battery.N(6, 500), operations: battery.N(0, 10_000_000),
+			linear: true, histories: battery.Quick(3, battery.N(6, 500)), operations: battery.N(0, 10_000_000),
 		}
 		verdicts(t, e, tr.run(t), false)
 	})
@@ -140,7 +140,7 @@ func TestFenced(t *testing.T) {
 		e := battery.Report(t, part, "fenced is linearizable per key where only the process writes, whoever reads", seed)
 		tr := trial{
 			lab: newLab(t, "", false, RoleFlight, RolePgx), seed: seed, shape: alone(seed, "fenced"),
-			linear: true, histories: battery.N(4, 50),
+			linear: true, histories: battery.Quick(2, battery.N(4, 50)),
 		}
 		verdicts(t, e, tr.run(t), false)
 	})
@@ -149,7 +149,7 @@ func TestFenced(t *testing.T) {
 		e := battery.Report(t, part, "fenced reads see every write acknowledged in their process, whoever else writes", seed)
 		tr := trial{
 			lab: newLab(t, "", true, everybody...), seed: seed, shape: foreign(seed, "fenced"),
-			mine: true, histories: battery.N(4, 50),
+			mine: true, histories: battery.Quick(2, battery.N(4, 50)),
 		}
 		y := tr.run(t)
 		verdicts(t, e, y, false)
@@ -164,6 +164,7 @@ type control struct {
 	name, claim string
 	mode        string
 	full        bool // at full length only
+	notQuick    bool // not with -short
 	linear      bool // porcupine must see it
 	mine        bool // readYourWrites must see it
 	changes     []battery.Edit
@@ -186,7 +187,7 @@ var controls = []control{
 	},
 	{
 		name: "StrictJoinsDispatched", claim: "strict that joins a dispatched flight is caught",
-		mode: "strict", linear: true, mine: true,
+		mode: "strict", notQuick: true, linear: true, mine: true,
 		changes: []battery.Edit{{flightFile, "	case f.state == waiting:\n		return true\n", "	case f.state == waiting || rule == Strict:\n		return true\n"}},
 	},
 	{
@@ -216,7 +217,7 @@ var controls = []control{
 
 func TestControl(t *testing.T) {
 	for _, c := range controls {
-		if c.full && !battery.Full() {
+		if (c.full || c.notQuick && testing.Short()) && !battery.Full() {
 			battery.Overlay(t, "../../..", c.changes...) // at least the code is as it expects
 			continue
 		}

@@ -196,7 +196,7 @@ func TestPanics(t *testing.T) {
 				}
 				w.add(&handle{name: way, db: db, flown: true})
 				w.start(readers/2, writers/2)
-				w.rounds(battery.N(2, 20), func(r *rand.Rand) {
+				w.rounds(battery.Quick(1, battery.N(2, 20)), func(r *rand.Rand) {
 					m.set(3 + r.IntN(10))
 					w.progress(battery.N[int64](100, 500), patience)
 					m.set(0)

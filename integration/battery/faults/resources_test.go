@@ -30,7 +30,7 @@ func TestOutOfConnections(t *testing.T) {
 	w.number("SELECT 1") // the judge has one
 	w.start(readers/2, writers/2)
 	refused := 0
-	w.rounds(battery.N(3, 30), func(r *rand.Rand) {
+	w.rounds(battery.Quick(1, battery.N(3, 30)), func(r *rand.Rand) {
 		var taken []*pgx.Conn
 		for leave := r.IntN(4); ; {
 			conn, err := pgx.Connect(t.Context(), with(w.direct, "application_name=taken"))
@@ -126,7 +126,7 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	const sorted = "SELECT set, idx, total, pad, sum FROM (SELECT * FROM items WHERE set = $1 ORDER BY md5(pad || idx) OFFSET 0) s ORDER BY idx"
-	w.rounds(battery.N(3, 30), func(r *rand.Rand) {
+	w.rounds(battery.Quick(2, battery.N(3, 30)), func(r *rand.Rand) {
 		var wg sync.WaitGroup
 		for i := range 8 {
 			seed := r.Uint64()
