@@ -211,10 +211,11 @@ func TestLayers(t *testing.T) {
 	if values, err := inProcess(t.Context(), "readers 100"); err != nil || len(values) != 2 || values[0] <= 0 {
 		t.Errorf("readers: %v, %v", values, err)
 	}
-	if _, allocs := tableCost(); allocs > 100 {
+	const calls = 2_000 // the figures are not judged
+	if _, allocs := tableCost(calls); allocs > 100 {
 		t.Errorf("the table allocates %v times", allocs)
 	}
-	if _, allocs, err := driverCost(); err != nil || allocs <= 0 {
+	if _, allocs, err := driverCost(calls); err != nil || allocs <= 0 {
 		t.Errorf("the driver over a stub: %v allocations, %v", allocs, err)
 	}
 }
