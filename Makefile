@@ -24,7 +24,7 @@ GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 .PHONY: help modules demo test test-all test-long test-generic test-go test-matrix battery soak coverage lint fuzz oracle tenants values bench bench-profile bench-full microbench gate generate clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 modules: # for scripts
 	@echo $(MODULES)
@@ -62,7 +62,7 @@ test-generic: ## run the driver's tests and those with a real server with the ge
 test-go: ## run the driver's tests and those with a real server on the other version of Go
 	@case $$($(GO) env GOVERSION) in go1.2[0-6]*) other=$(GO_NEW) ;; *) other=$(GO_OLD) ;; esac; \
 	echo "GOTOOLCHAIN=$$other"; \
-	GOTOOLCHAIN=$$other FLIGHTPG_TEST_SERVERS=pgtest $(MAKE) test MODULES='integration .'
+	GOTOOLCHAIN=$$other FLIGHTPG_TEST_SERVERS=pgtest $(MAKE) -k gate test-long MODULES='integration .'
 
 test-matrix: ## run the tests on PostgreSQL 15, 16, 17 and 18, and through PgBouncer (VERSIONS="17 18")
 	scripts/test-matrix $(VERSIONS)

@@ -558,9 +558,16 @@ func (w *world) shares() {
 // rounds does a fault so many times, with time to recover between.
 func (w *world) rounds(n int, fault func(r *rand.Rand)) {
 	w.Helper()
+	w.roundsUntil(n, func() bool { return true }, fault)
+}
+
+// roundsUntil does more of them, within reason, until it was shown what they are to
+// show: that depends on who comes when.
+func (w *world) roundsUntil(n int, shown func() bool, fault func(r *rand.Rand)) {
+	w.Helper()
 	w.recovered() // it works before
 	w.shares()
-	for i := range n {
+	for i := 0; i < n || i < n+50 && !shown(); i++ {
 		fault(battery.Rand(w.seed, 10+i))
 		w.recovered()
 	}
