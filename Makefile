@@ -39,7 +39,7 @@ test: ## run the tests of all modules in a short form, in minutes (TESTFLAGS=-v)
 	@scripts/ensure-postgres
 	@echo "$(GO) test -short -count=1 -run '^TestGate$$' $(TESTFLAGS) ."
 	@$(GO) test -short -count=1 -vet=off -run '^TestGate$$' $(TESTFLAGS) . || code=1; \
-	GO="$(GO)" scripts/test -j $(JOBS) $(MODULES) -- -short -race -vet=off -timeout 20m $(TESTFLAGS) || code=1; \
+	GO="$(GO)" scripts/test -j $(JOBS) $(MODULES) -- -short -race -count=1 -vet=off -timeout 20m $(TESTFLAGS) || code=1; \
 	exit $${code:-0}
 
 test-all: ## make test, then everything that has a verdict, in up to 35 minutes (TESTFLAGS=-v)
@@ -51,11 +51,11 @@ test-all: ## make test, then everything that has a verdict, in up to 35 minutes 
 
 test-long: ## run the tests of all modules at their usual length
 	@scripts/ensure-postgres
-	@GO="$(GO)" scripts/test -j $(JOBS) $(MODULES) -- -race -timeout 30m $(TESTFLAGS)
+	@GO="$(GO)" scripts/test -j $(JOBS) $(MODULES) -- -race -count=1 -timeout 30m $(TESTFLAGS)
 
 test-generic: ## run the driver's tests and those with a real server with the generic executor
 	@scripts/ensure-postgres
-	@FLIGHTPG_TEST_SERVERS=pgtest GO="$(GO)" scripts/test -j $(JOBS) integration . -- -tags flightpg_generic -race -timeout 30m $(TESTFLAGS)
+	@FLIGHTPG_TEST_SERVERS=pgtest GO="$(GO)" scripts/test -j $(JOBS) integration . -- -tags flightpg_generic -race -count=1 -timeout 30m $(TESTFLAGS)
 
 # database/sql has changed with Go 1.27, and so has the driver: see rows_go1.27.go.
 # The libraries and the container are the same.
