@@ -705,6 +705,7 @@ func lastOneOut(t *testing.T, g *gate, db *sql.DB, first bool) {
 		var v int
 		return db.QueryRowContext(ctx, gateQuery, 1).Scan(&v)
 	}
+	loaded(t, db)
 	if !first {
 		if err := read(t.Context()); err != nil {
 			t.Fatal(err)
