@@ -206,7 +206,7 @@ func TestReadsTwice(t *testing.T) {
 		}{
 			{"tables", loadSeeds(t), 100},
 			{"generated", generateReads(seed, int(n)), int(n) * 3 / 4},
-			{"functions", calls, 3000},
+			{"functions", calls, battery.Quick(1500, 3000)},
 		}
 		exporter, a, b := w.connect(), w.connect(), w.connect()
 		for _, g := range groups {
@@ -429,7 +429,7 @@ func safeCalls(t *testing.T, dsn string, seed uint64) (list []string, overload m
 		}
 		overloads++
 		g.pcg.Seed(seed, uint64(overloads))
-		for range min(5, 1+2*len(types)) {
+		for range min(battery.Quick(1, 5), 1+2*len(types)) {
 			args := make([]string, len(types))
 			for i, typ := range types {
 				args[i] = g.argument(typ)
