@@ -47,7 +47,7 @@ func TestSoak(t *testing.T) {
 		found := 0
 		for try := uint64(0); try < 30 && found == 0; try++ { // on a busy machine few callers meet
 			s := soakFor(t, config{
-				duration: 2 * time.Second, clients: 30, seed: seed + try, calm: true, fenced: flightpg.ModeJoin,
+				duration: 2 * time.Second, clients: 30, seed: seed + try, calm: true, slower: 50, fenced: flightpg.ModeJoin,
 				only: func(o *operation) bool { return o.name == "slow read" || o.name == "update" },
 			})
 			found += s.judge.of("stale")
