@@ -35,14 +35,14 @@ demo: ## show a stampede of reads, with and without flightpg
 
 # What most changes need: slow tests do less of the same (testing.Short). The gate is
 # without the race detector, which allocates; go vet is of make lint.
-test: ## run the tests of all modules in a short form, in minutes (TESTFLAGS=-v)
+test: ## run the tests of all modules, the slow ones in a short form (TESTFLAGS=-v)
 	@scripts/ensure-postgres
 	@echo "$(GO) test -short -count=1 -run '^TestGate$$' $(TESTFLAGS) ."
 	@$(GO) test -short -count=1 -vet=off -run '^TestGate$$' $(TESTFLAGS) . || code=1; \
 	GO="$(GO)" scripts/test -j $(JOBS) $(MODULES) -- -short -race -count=1 -vet=off -timeout 20m $(TESTFLAGS) || code=1; \
 	exit $${code:-0}
 
-test-all: ## make test, then everything that has a verdict, in up to 35 minutes (TESTFLAGS=-v)
+test-all: ## make test, then everything at its usual length, and on both versions of Go (TESTFLAGS=-v)
 	@$(MAKE) test || code=1; \
 	$(MAKE) test-long || code=1; \
 	$(MAKE) test-generic || code=1; \
@@ -55,7 +55,7 @@ test-long: ## run the tests of all modules at their usual length
 
 test-generic: ## run the driver's tests and those with a real server with the generic executor
 	@scripts/ensure-postgres
-	@FLIGHTPG_TEST_SERVERS=pgtest GO="$(GO)" scripts/test -j $(JOBS) integration . -- -tags flightpg_generic -race -count=1 -timeout 30m $(TESTFLAGS)
+	@FLIGHTPG_TEST_SERVERS=pgtest PACKAGES=. GO="$(GO)" scripts/test -j $(JOBS) integration . -- -tags flightpg_generic -race -count=1 -timeout 30m $(TESTFLAGS)
 
 # database/sql has changed with Go 1.27, and so has the driver: see rows_go1.27.go.
 # The libraries and the container are the same.
