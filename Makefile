@@ -55,14 +55,14 @@ test-long: ## run the tests of all modules at their usual length
 
 test-generic: ## run the driver's tests and those with a real server with the generic executor
 	@scripts/ensure-postgres
-	@FLIGHTPG_TEST_SERVERS=pgtest PACKAGES=. GO="$(GO)" scripts/test -j $(JOBS) integration . -- -tags flightpg_generic -race -count=1 -timeout 30m $(TESTFLAGS)
+	@FLIGHTPG_TEST_SERVERS=pgtest PACKAGES=. GO="$(GO)" scripts/test -j $(JOBS) integration . -- -tags flightpg_generic -skip SimulationControls -race -count=1 -timeout 30m $(TESTFLAGS)
 
 # database/sql has changed with Go 1.27, and so has the driver: see rows_go1.27.go.
 # The libraries and the container are the same.
 test-go: ## run the driver's tests and those with a real server on the other version of Go
 	@case $$($(GO) env GOVERSION) in go1.2[0-6]*) other=$(GO_NEW) ;; *) other=$(GO_OLD) ;; esac; \
 	echo "GOTOOLCHAIN=$$other"; \
-	GOTOOLCHAIN=$$other FLIGHTPG_TEST_SERVERS=pgtest $(MAKE) -k gate test-long MODULES='integration .'
+	GOTOOLCHAIN=$$other FLIGHTPG_TEST_SERVERS=pgtest $(MAKE) -k gate test-long MODULES='integration .' TESTFLAGS='-skip SimulationControls $(TESTFLAGS)'
 
 test-matrix: ## run the tests on PostgreSQL 15, 16, 17 and 18, and through PgBouncer (VERSIONS="17 18")
 	scripts/test-matrix $(VERSIONS)

@@ -163,8 +163,7 @@ func TestFenced(t *testing.T) {
 type control struct {
 	name, claim string
 	mode        string
-	full        bool // at full length only
-	notQuick    bool // not with -short
+	long        bool // not with -short
 	linear      bool // porcupine must see it
 	mine        bool // readYourWrites must see it
 	changes     []battery.Edit
@@ -187,17 +186,17 @@ var controls = []control{
 	},
 	{
 		name: "StrictJoinsDispatched", claim: "strict that joins a dispatched flight is caught",
-		mode: "strict", notQuick: true, linear: true, mine: true,
+		mode: "strict", long: true, linear: true, mine: true,
 		changes: []battery.Edit{{flightFile, "	case f.state == waiting:\n		return true\n", "	case f.state == waiting || rule == Strict:\n		return true\n"}},
 	},
 	{
 		name: "NoHolds", claim: "fenced that joins old flights while a write is under way is caught",
-		mode: "fenced", full: true, linear: true,
+		mode: "fenced", long: true, linear: true,
 		changes: []battery.Edit{{"conn.go", "	if !cn.held {\n		cn.held = true\n		cn.c.db.Hold()\n	}\n", ""}},
 	},
 	{
 		name: "FenceBeforeWrite", claim: "fenced whose fence is before the write, not after it, is caught",
-		mode: "fenced", full: true, linear: true, mine: true,
+		mode: "fenced", long: true, linear: true, mine: true,
 		changes: []battery.Edit{
 			{"conn.go", "	cn.holds(v)\n	defer cn.lifts()\n", "	cn.wrote(v)\n"},
 			{"conn.go", "	cn.wrote(v)\n	return res, err\n", "	return res, err\n"},
@@ -205,23 +204,25 @@ var controls = []control{
 	},
 	{
 		name: "CommitDoesNotFence", claim: "fenced without a fence at COMMIT is caught",
-		mode: "fenced", full: true, mine: true,
+		mode: "fenced", long: true, mine: true,
 		changes: []battery.Edit{{"conn.go", "	t.cn.tx = nil\n	if t.wrote {\n		t.cn.c.changed(t.effects)\n	}\n", "	t.cn.tx = nil\n"}},
 	},
 	{
 		name: "NeverDispatched", claim: "flights that do not say that they are dispatched are caught",
-		mode: "strict", full: true, linear: true, mine: true,
+		mode: "strict", long: true, linear: true, mine: true,
 		changes: []battery.Edit{{flightFile, "		f.state = dispatched\n", ""}},
 	},
 }
 
 func TestControl(t *testing.T) {
 	for _, c := range controls {
-		if (c.full || c.notQuick && testing.Short()) && !battery.Full() {
-			battery.Overlay(t, "../../..", c.changes...) // at least the code is as it expects
-			continue
-		}
-		t.Run(c.name, c.test)
+		t.Run(c.name, func(t *testing.T) {
+			if c.long && battery.Quick(true, false) {
+				battery.Overlay(t, "../../..", c.changes...) // at least the code is as it expects
+				t.Skip("NOT RUN with -short: two others are")
+			}
+			c.test(t)
+		})
 	}
 }
 
