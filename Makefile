@@ -13,14 +13,18 @@ BENCH_OUT   ?= .cache/bench
 SEED        ?= 0
 DURATION    ?= 30m
 REPORT      ?= .cache/battery.md
-MODULES     := . integration integration/stacks integration/battery bench
+JOBS        ?= 2
+GO_OLD      := go1.26.8
+GO_NEW      := go1.27.4
+# Those that take longest come first.
+MODULES     := integration integration/battery . integration/stacks bench
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help modules demo test test-generic test-matrix battery soak coverage lint fuzz oracle tenants values arguments bench bench-profile bench-full microbench gate generate clean
+.PHONY: help modules demo test test-all test-long test-generic test-go test-matrix battery soak coverage lint fuzz oracle tenants values arguments bench bench-profile bench-full microbench gate generate clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 modules: # for scripts
 	@echo $(MODULES)
@@ -29,23 +33,36 @@ demo: ## show a stampede of reads, with and without flightpg
 	@scripts/ensure-postgres
 	$(GO) run ./examples/stampede
 
-test: ## run the tests of all modules (TESTFLAGS=-v)
+# What most changes need: slow tests do less of the same (testing.Short). The gate is
+# without the race detector, which allocates; go vet is of make lint.
+test: ## run the tests of all modules, the slow ones in a short form (TESTFLAGS=-v)
 	@scripts/ensure-postgres
-	@echo "$(GO) test -count=1 -run '^TestGate$$' $(TESTFLAGS) . # without the race detector, which allocates"
-	@$(GO) test -count=1 -run '^TestGate$$' $(TESTFLAGS) . || code=1; \
-	for module in $(MODULES); do \
-		echo "cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./..."; \
-		(cd $$module && $(GO) test -race -timeout 20m $(TESTFLAGS) ./...) || code=1; \
-	done; \
-	echo "$(GO) test -race -tags flightpg_generic $(TESTFLAGS) . # with the other executor"; \
-	$(GO) test -race -tags flightpg_generic $(TESTFLAGS) . || code=1; \
+	@echo "$(GO) test -short -count=1 -run '^TestGate$$' $(TESTFLAGS) ."
+	@$(GO) test -short -count=1 -vet=off -run '^TestGate$$' $(TESTFLAGS) . || code=1; \
+	GO="$(GO)" scripts/test -j $(JOBS) $(MODULES) -- -short -race -count=1 -vet=off -timeout 20m $(TESTFLAGS) || code=1; \
 	exit $${code:-0}
+
+test-all: ## make test, then everything at its usual length, and on both versions of Go (TESTFLAGS=-v)
+	@$(MAKE) test || code=1; \
+	$(MAKE) test-long || code=1; \
+	$(MAKE) test-generic || code=1; \
+	$(MAKE) test-go || code=1; \
+	exit $${code:-0}
+
+test-long: ## run the tests of all modules at their usual length
+	@scripts/ensure-postgres
+	@GO="$(GO)" scripts/test -j $(JOBS) $(MODULES) -- -race -count=1 -timeout 30m $(TESTFLAGS)
 
 test-generic: ## run the driver's tests and those with a real server with the generic executor
 	@scripts/ensure-postgres
-	@for module in . integration; do \
-		(cd $$module && $(GO) test -race -tags flightpg_generic -timeout 30m $(TESTFLAGS) .) || code=1; \
-	done; exit $${code:-0}
+	@FLIGHTPG_TEST_SERVERS=pgtest PACKAGES=. GO="$(GO)" scripts/test -j $(JOBS) integration . -- -tags flightpg_generic -skip SimulationControls -race -count=1 -timeout 30m $(TESTFLAGS)
+
+# database/sql has changed with Go 1.27, and so has the driver: see rows_go1.27.go.
+# The libraries and the container are the same.
+test-go: ## run the driver's tests and those with a real server on the other version of Go
+	@case $$($(GO) env GOVERSION) in go1.2[0-6]*) other=$(GO_NEW) ;; *) other=$(GO_OLD) ;; esac; \
+	echo "GOTOOLCHAIN=$$other"; \
+	GOTOOLCHAIN=$$other FLIGHTPG_TEST_SERVERS=pgtest $(MAKE) -k gate test-long MODULES='integration .' TESTFLAGS='-skip SimulationControls $(TESTFLAGS)'
 
 test-matrix: ## run the tests on PostgreSQL 15, 16, 17 and 18, and through PgBouncer (VERSIONS="17 18")
 	scripts/test-matrix $(VERSIONS)

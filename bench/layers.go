@@ -117,10 +117,10 @@ func (b *bench) layers(ctx context.Context) error {
 		if err := b.floors(ctx); err != nil {
 			return err
 		}
-		cost, allocs := tableCost()
+		cost, allocs := tableCost(costCalls)
 		b.rep.addLayer(layerTableCost, layerOurs, cost)
 		b.rep.addLayer(layerTableAllocs, layerOurs, allocs)
-		cost, allocs, err := driverCost()
+		cost, allocs, err := driverCost(costCalls)
 		if err != nil {
 			return err
 		}
@@ -380,9 +380,11 @@ func parked() uint64 {
 	return s[0].Value.Uint64()
 }
 
+// costCalls is how many calls a cost is measured with.
+const costCalls = 100_000
+
 // costOf returns what a call takes, in µs and allocations.
-func costOf(call func()) (us, allocs float64) {
-	const calls = 100_000
+func costOf(calls int, call func()) (us, allocs float64) {
 	for range calls / 10 {
 		call()
 	}
@@ -395,18 +397,18 @@ func costOf(call func()) (us, allocs float64) {
 	}
 	took := time.Since(began)
 	runtime.ReadMemStats(&after)
-	return float64(took.Nanoseconds()) / calls / 1e3, float64(after.Mallocs-before.Mallocs) / calls
+	return float64(took.Nanoseconds()) / float64(calls) / 1e3, float64(after.Mallocs-before.Mallocs) / float64(calls)
 }
 
 // tableCost returns what the flight table adds to an execution that does nothing:
 // a new key each time.
-func tableCost() (us, allocs float64) {
+func tableCost(calls int) (us, allocs float64) {
 	t := flight.New[nothing](new(flight.Epoch), flight.Options{Width: 2})
 	var args [8]byte
 	n := uint64(0)
 	run := &stubRunner{func() { n++ }}
-	direct, _ := costOf(run.run)
-	us, allocs = costOf(func() {
+	direct, _ := costOf(calls, run.run)
+	us, allocs = costOf(calls, func() {
 		binary.BigEndian.PutUint64(args[:], n)
 		f, _ := t.Enter(flight.Key{Text: rowText, Args: args[:]}, flight.Fenced)
 		_, _ = f.Lead(context.Background(), run)
@@ -415,7 +417,7 @@ func tableCost() (us, allocs float64) {
 }
 
 // driverCost returns what flightpg adds to a driver that answers at once.
-func driverCost() (us, allocs float64, err error) {
+func driverCost(calls int) (us, allocs float64, err error) {
 	read := func(db *sql.DB) func() {
 		n := int64(1000)
 		return func() {
@@ -439,8 +441,8 @@ func driverCost() (us, allocs float64, err error) {
 	}
 	wrapped := open(c)
 	defer wrapped.Close()
-	baseUS, baseAllocs := costOf(read(alone))
-	us, allocs = costOf(read(wrapped))
+	baseUS, baseAllocs := costOf(calls, read(alone))
+	us, allocs = costOf(calls, read(wrapped))
 	if s := c.Stats(); s.Flights == 0 {
 		err = errors.Join(err, errors.New("the driver over a stub has no flights"))
 	}

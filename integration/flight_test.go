@@ -122,9 +122,19 @@ func TestBackends(t *testing.T) {
 	})
 }
 
+// loaded loads the catalog. Reads wait for it for a second only, which on a busy
+// machine is too short, and are not shared then.
+func loaded(t *testing.T, db *sql.DB) {
+	t.Helper()
+	if err := flightpg.RefreshCatalog(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // storm lets callers run into the shut gate, counts backends, and opens it.
 func storm(t *testing.T, g *gate, db *sql.DB, callers, limit int, call func() error) {
 	t.Helper()
+	loaded(t, db)
 	g.shut()
 	before := flightpg.ReadStats(db)
 	var wg sync.WaitGroup
@@ -160,6 +170,7 @@ func TestCancel(t *testing.T) {
 		g := newGate(t, dsn)
 		t.Run("LastOneOutCancelsOnTheServer", func(t *testing.T) {
 			db := open(t, "flightpg", dsn)
+			loaded(t, db)
 			g.shut()
 			defer g.open()
 			ctx, cancel := context.WithCancel(context.Background())
@@ -183,6 +194,7 @@ func TestCancel(t *testing.T) {
 		})
 		t.Run("LeaderLeavesFollowersStay", func(t *testing.T) {
 			db := open(t, "flightpg", dsn)
+			loaded(t, db)
 			g.shut()
 			ctx, cancel := context.WithCancel(context.Background())
 			errs := make(chan error, 2)
@@ -830,6 +842,7 @@ func TestOverflow(t *testing.T) {
 		for _, params := range []string{"flight_max_result=10kB", "flight_memory=10kB"} {
 			t.Run(params, func(t *testing.T) {
 				db := open(t, "flightpg", with(dsn, params))
+				loaded(t, db)
 				g.shut()
 				const callers, rows = 10, 5000
 				var wg sync.WaitGroup
@@ -872,6 +885,7 @@ func TestWriteIsNotDelayed(t *testing.T) {
 		setUp(t, dsn)
 		g := newGate(t, dsn)
 		db := open(t, "flightpg", with(dsn, "flight_conns=1&session_conns=1"))
+		loaded(t, db)
 		g.shut()
 		done := make(chan error, 1)
 		go func() { var v int; done <- db.QueryRow(gateQuery, 1).Scan(&v) }()

@@ -612,6 +612,7 @@ func TestUnixSocket(t *testing.T) {
 		} {
 			t.Run(form, func(t *testing.T) {
 				writer := open(t, "flightpg", dsn)
+				loaded(t, ours)
 				g.shut()
 				done := make(chan error, 2)
 				read := func() { done <- ours.QueryRow(gateQuery, 1).Scan(new(int)) }

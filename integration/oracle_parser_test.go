@@ -17,6 +17,7 @@ import (
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 
+	"github.com/flightpg/flightpg/internal/battery"
 	"github.com/flightpg/flightpg/internal/catalog"
 	"github.com/flightpg/flightpg/internal/sqlscan"
 )
@@ -558,7 +559,8 @@ func seedTokens(texts []string) [][]string {
 // with the parser's trees. Statement i of a run depends on the seed and i alone.
 //
 //	FLIGHTPG_SEED    the seed, printed by every run; 1
-//	FLIGHTPG_FUZZ_N  how many statements to write; 200,000, or what 45 seconds allow
+//	FLIGHTPG_FUZZ_N  how many statements to write; 200,000, or what 45 seconds allow;
+//	                 40,000 with -short
 //	FLIGHTPG_FUZZ_I  the first of them; 0
 func TestScanAgainstParser(t *testing.T) {
 	loadBuiltins(t)
@@ -570,7 +572,7 @@ func TestScanAgainstParser(t *testing.T) {
 		}
 	}
 
-	seed, n, first := envInt(t, "FLIGHTPG_SEED", 1), envInt(t, "FLIGHTPG_FUZZ_N", 200_000), envInt(t, "FLIGHTPG_FUZZ_I", 0)
+	seed, n, first := envInt(t, "FLIGHTPG_SEED", 1), envInt(t, "FLIGHTPG_FUZZ_N", battery.Quick[uint64](40_000, 200_000)), envInt(t, "FLIGHTPG_FUZZ_I", 0)
 	limit := 45 * time.Second // with the race detector on a slow machine it takes minutes
 	if os.Getenv("FLIGHTPG_FUZZ_N") != "" {
 		limit = 1000 * time.Hour

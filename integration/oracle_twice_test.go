@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/flightpg/flightpg/internal/battery"
 	"github.com/flightpg/flightpg/internal/catalog"
 	"github.com/flightpg/flightpg/internal/sqlscan"
 )
@@ -184,7 +185,7 @@ var clockWord = regexp.MustCompile(`(?i)\b(now|(statement|transaction)_timestamp
 // tables, generated ones, and a call of every built-in function that is Safe.
 //
 //	FLIGHTPG_SEED     of what is generated; 1
-//	FLIGHTPG_TWICE_N  how many statements to generate; 1,500
+//	FLIGHTPG_TWICE_N  how many statements to generate; 1,500, or 300 with -short
 func TestReadsTwice(t *testing.T) {
 	loadBuiltins(t)
 	forEachServer(t, func(t *testing.T, dsn string) {
@@ -193,7 +194,7 @@ func TestReadsTwice(t *testing.T) {
 		w.exec(first, twiceSchema)
 		version := serverVersion(t, dsn)
 		judge := sqlscan.Options{Version: version}
-		seed, n := envInt(t, "FLIGHTPG_SEED", 1), envInt(t, "FLIGHTPG_TWICE_N", 1500)
+		seed, n := envInt(t, "FLIGHTPG_SEED", 1), envInt(t, "FLIGHTPG_TWICE_N", battery.Quick[uint64](300, 1500))
 		t.Logf("PostgreSQL %d, FLIGHTPG_SEED=%d FLIGHTPG_TWICE_N=%d", version, seed, n)
 
 		calls, overload := safeCalls(t, dsn, seed)
@@ -205,7 +206,7 @@ func TestReadsTwice(t *testing.T) {
 		}{
 			{"tables", loadSeeds(t), 100},
 			{"generated", generateReads(seed, int(n)), int(n) * 3 / 4},
-			{"functions", calls, 3000},
+			{"functions", calls, battery.Quick(1500, 3000)},
 		}
 		exporter, a, b := w.connect(), w.connect(), w.connect()
 		for _, g := range groups {
@@ -428,7 +429,7 @@ func safeCalls(t *testing.T, dsn string, seed uint64) (list []string, overload m
 		}
 		overloads++
 		g.pcg.Seed(seed, uint64(overloads))
-		for range min(5, 1+2*len(types)) {
+		for range min(battery.Quick(1, 5), 1+2*len(types)) {
 			args := make([]string, len(types))
 			for i, typ := range types {
 				args[i] = g.argument(typ)

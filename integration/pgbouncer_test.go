@@ -378,11 +378,14 @@ func leftNothing(t *testing.T, pooled string, size int, eye *pgx.Conn, others ..
 func TestPgBouncerLeavesNothing(t *testing.T) {
 	forEachServer(t, func(t *testing.T, dsn string) {
 		setUp(t, dsn)
-		for _, size := range []int{1, 4} {
+		for s, size := range []int{1, 4} {
 			t.Run(fmt.Sprintf("size=%d", size), func(t *testing.T) {
 				pooled := pgBouncer(t, dsn, "transaction", size)
-				for _, mode := range []string{"exec", "cache_describe", "simple_protocol", "cache_statement"} {
+				for m, mode := range []string{"exec", "cache_describe", "simple_protocol", "cache_statement"} {
 					t.Run(mode, func(t *testing.T) {
+						if testing.Short() && m%2 != s {
+							t.Skip("NOT RUN with -short: it is with the other size")
+						}
 						eye := connect(t, dsn)
 						before := rollbacks(t, eye)
 						s := mixedFlights(t, with(pooled, "flight_max_result=10kB&default_query_exec_mode="+mode), mode != "cache_statement")
@@ -576,12 +579,15 @@ func TestPgBouncerCompare(t *testing.T) {
 func TestPgBouncerSharedReads(t *testing.T) {
 	forEachServer(t, func(t *testing.T, dsn string) {
 		setUp(t, dsn)
-		for _, mode := range []string{"cache_statement", "describe_exec", "exec", "simple_protocol"} {
+		for m, mode := range []string{"cache_statement", "describe_exec", "exec", "simple_protocol"} {
 			t.Run(mode, func(t *testing.T) {
 				param := "default_query_exec_mode=" + mode
 				reads := sharedReads(t, with(dsn, param))
-				for _, size := range []int{1, 4} {
+				for s, size := range []int{1, 4} {
 					t.Run(fmt.Sprintf("size=%d", size), func(t *testing.T) {
+						if testing.Short() && m%2 != s {
+							t.Skip("NOT RUN with -short: it is with the other size")
+						}
 						pooled := pgBouncer(t, dsn, "transaction", size)
 						db := open(t, "flightpg", with(pooled, param))
 						var wg sync.WaitGroup
@@ -699,6 +705,7 @@ func lastOneOut(t *testing.T, g *gate, db *sql.DB, first bool) {
 		var v int
 		return db.QueryRowContext(ctx, gateQuery, 1).Scan(&v)
 	}
+	loaded(t, db)
 	if !first {
 		if err := read(t.Context()); err != nil {
 			t.Fatal(err)

@@ -30,7 +30,8 @@ var servers = []struct {
 }
 
 // envServers names the servers to run against, separated by commas, where not all
-// are wanted: scripts/test-matrix is about the versions of one.
+// are wanted: scripts/test-matrix is about the versions of one. With -short it is the
+// last of them, unless the variable says otherwise.
 const envServers = "FLIGHTPG_TEST_SERVERS"
 
 // forEachServer runs f as a subtest for each server, with the DSN of a database
@@ -38,11 +39,16 @@ const envServers = "FLIGHTPG_TEST_SERVERS"
 func forEachServer(t *testing.T, f func(t *testing.T, dsn string)) {
 	t.Helper()
 	wanted := strings.FieldsFunc(os.Getenv(envServers), func(r rune) bool { return r == ',' })
-	for _, s := range servers {
+	for i, s := range servers {
 		if len(wanted) > 0 && !slices.Contains(wanted, s.name) {
 			continue
 		}
-		t.Run(s.name, func(t *testing.T) { f(t, s.database(t)) })
+		t.Run(s.name, func(t *testing.T) {
+			if testing.Short() && len(wanted) == 0 && i < len(servers)-1 {
+				t.Skipf("NOT RUN with -short: it runs on %s", servers[len(servers)-1].name)
+			}
+			f(t, s.database(t))
+		})
 	}
 }
 

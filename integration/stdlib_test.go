@@ -209,6 +209,9 @@ func TestStdlib(t *testing.T) {
 	forEachServer(t, func(t *testing.T, dsn string) {
 		for _, d := range drivers {
 			t.Run(d.name, func(t *testing.T) {
+				if testing.Short() && d.params != "flight_mode=fenced" {
+					t.Skip("NOT RUN with -short: flightpg-fenced is")
+				}
 				for _, b := range behaviours {
 					t.Run(b.name, func(t *testing.T) { b.run(t, subject{d, dsn}) })
 				}

@@ -1,7 +1,8 @@
 // Package battery is what the parts of the battery have in common: the tests that
-// try to break flightpg, which `make battery` runs at full length and `make test`
-// in a short form. They say how much they do by N, take their randomness from
-// Seed, and report what they found as an Entry.
+// try to break flightpg, which `make battery` runs at full length, `make test-all` in
+// a short form and `make test`, with -short, in a quick one. They say how much they
+// do by N and Quick, take their randomness from Seed, and report what they found as
+// an Entry.
 //
 // Variables that the tests read:
 //
@@ -38,6 +39,15 @@ func N[T any](short, full T) T {
 		return full
 	}
 	return short
+}
+
+// Quick returns quick with -short, otherwise otherwise: a test that takes long does
+// less of the same.
+func Quick[T any](quick, otherwise T) T {
+	if testing.Short() && !Full() {
+		return quick
+	}
+	return otherwise
 }
 
 // Seed returns the seed of a test, from the environment or else at random, and

@@ -3,7 +3,6 @@ package battery
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -61,10 +60,8 @@ func Overlay(t *testing.T, root string, edits ...Edit) (list string) {
 		t.Fatal(err)
 	}
 	list = write("overlay.json", data)
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", list, "./...")
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("the edited code does not compile (%v): bring the control up to date with the code:\n%s", err, out)
+	if err := typeCheck(texts); err != nil {
+		t.Fatalf("the edited code does not compile: bring the control up to date with the code:\n%v", err)
 	}
 	return list
 }

@@ -17,6 +17,9 @@ import (
 // needDocker returns a docker client. In CI there must be one.
 func needDocker(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("NOT RUN with -short: servers in Docker")
+	}
 	docker, err := findDocker(t.Context())
 	switch {
 	case err == nil:

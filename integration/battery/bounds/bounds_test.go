@@ -193,7 +193,7 @@ func TestBounds(t *testing.T) {
 			{"array[i, i], left($1::text, 1), 1.5::float8", 5_000, 60, 256},
 			{"$1::text WHERE false", 1, 2_000, 64},
 		}
-		shapes = shapes[:battery.N(2, len(shapes))]
+		shapes = shapes[:battery.Quick(1, battery.N(2, len(shapes)))]
 		// A result is counted for what it takes, whatever it looks like.
 		const memory = 8 * mB
 		e := battery.Report(t, "bounds", "flight_memory counts results of every shape for what they take", seed)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -37,6 +38,8 @@ type bench struct {
 	gate *pgx.Conn // holds the lock while the gate is closed
 	f    figures
 	end  func() peak
+
+	goroutines int // before the load
 }
 
 var background = context.Background()
@@ -78,7 +81,7 @@ func (j *job) open(goroutines int) (*bench, error) {
 	wg.Wait()
 	b.f.Extra["bare goroutine"] = (parked.sum() - bare.sum()) / int64(max(goroutines, 1))
 	debug.FreeOSMemory() // what the goroutines have taken is not resident any more
-	b.f.Before = measure()
+	b.f.Before, b.goroutines = measure(), runtime.NumGoroutine()
 	b.f.Extra["kept of a goroutine"] = (b.f.Before.Heap - bare.Heap) / int64(max(goroutines, 1))
 	b.end = watch()
 	return b, nil
@@ -111,10 +114,27 @@ func (b *bench) finish() (*figures, error) {
 	for why, n := range s.Bypasses {
 		b.f.Stats.Bypasses[why.String()] = n
 	}
-	b.f.After = measure()
+	b.f.After = b.settle()
 	b.db.SetMaxIdleConns(-1) // what OpenDB's handles keep is stated, and not the load's
-	b.f.AfterIdle = measure()
+	b.f.AfterIdle = b.settle()
 	return &b.f, errors.Join(b.db.Close(), b.gate.Close(background))
+}
+
+// settle measures when what is on its way out has gone. A goroutine that has called
+// Done, or closes a connection, still has its stack: on a busy machine for long. The
+// connections' own goroutines, a few, may stay.
+func (b *bench) settle() memory {
+	_ = await("the load's goroutines", settled, func() bool { return runtime.NumGoroutine() <= b.goroutines+64 })
+	m := measure()
+	for range 20 {
+		time.Sleep(10 * time.Millisecond) // nothing tells that the last bytes were freed
+		next := measure()
+		if next.sum() >= m.sum() {
+			break
+		}
+		m = next
+	}
+	return m
 }
 
 // failures collects what callers found wrong, and keeps the first.

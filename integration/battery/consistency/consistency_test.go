@@ -128,7 +128,7 @@ func TestStrict(t *testing.T) {
 		e := battery.Report(t, part, "strict is linearizable per key, whoever writes", seed)
 		tr := trial{
 			lab: newLab(t, "", false, everybody...), seed: seed, shape: foreign(seed, "strict"),
-			linear: true, histories: battery.N(6, 500), operations: battery.N(0, 10_000_000),
+			linear: true, histories: battery.Quick(3, battery.N(6, 500)), operations: battery.N(0, 10_000_000),
 		}
 		verdicts(t, e, tr.run(t), false)
 	})
@@ -140,7 +140,7 @@ func TestFenced(t *testing.T) {
 		e := battery.Report(t, part, "fenced is linearizable per key where only the process writes, whoever reads", seed)
 		tr := trial{
 			lab: newLab(t, "", false, RoleFlight, RolePgx), seed: seed, shape: alone(seed, "fenced"),
-			linear: true, histories: battery.N(4, 50),
+			linear: true, histories: battery.Quick(2, battery.N(4, 50)),
 		}
 		verdicts(t, e, tr.run(t), false)
 	})
@@ -149,7 +149,7 @@ func TestFenced(t *testing.T) {
 		e := battery.Report(t, part, "fenced reads see every write acknowledged in their process, whoever else writes", seed)
 		tr := trial{
 			lab: newLab(t, "", true, everybody...), seed: seed, shape: foreign(seed, "fenced"),
-			mine: true, histories: battery.N(4, 50),
+			mine: true, histories: battery.Quick(2, battery.N(4, 50)),
 		}
 		y := tr.run(t)
 		verdicts(t, e, y, false)
@@ -163,7 +163,7 @@ func TestFenced(t *testing.T) {
 type control struct {
 	name, claim string
 	mode        string
-	full        bool // at full length only
+	long        bool // not with -short
 	linear      bool // porcupine must see it
 	mine        bool // readYourWrites must see it
 	changes     []battery.Edit
@@ -186,17 +186,17 @@ var controls = []control{
 	},
 	{
 		name: "StrictJoinsDispatched", claim: "strict that joins a dispatched flight is caught",
-		mode: "strict", linear: true, mine: true,
+		mode: "strict", long: true, linear: true, mine: true,
 		changes: []battery.Edit{{flightFile, "	case f.state == waiting:\n		return true\n", "	case f.state == waiting || rule == Strict:\n		return true\n"}},
 	},
 	{
 		name: "NoHolds", claim: "fenced that joins old flights while a write is under way is caught",
-		mode: "fenced", full: true, linear: true,
+		mode: "fenced", long: true, linear: true,
 		changes: []battery.Edit{{"conn.go", "	if !cn.held {\n		cn.held = true\n		cn.c.db.Hold()\n	}\n", ""}},
 	},
 	{
 		name: "FenceBeforeWrite", claim: "fenced whose fence is before the write, not after it, is caught",
-		mode: "fenced", full: true, linear: true, mine: true,
+		mode: "fenced", long: true, linear: true, mine: true,
 		changes: []battery.Edit{
 			{"conn.go", "	cn.holds(v)\n	defer cn.lifts()\n", "	cn.wrote(v)\n"},
 			{"conn.go", "	cn.wrote(v)\n	return res, err\n", "	return res, err\n"},
@@ -204,23 +204,25 @@ var controls = []control{
 	},
 	{
 		name: "CommitDoesNotFence", claim: "fenced without a fence at COMMIT is caught",
-		mode: "fenced", full: true, mine: true,
+		mode: "fenced", long: true, mine: true,
 		changes: []battery.Edit{{"conn.go", "	t.cn.tx = nil\n	if t.wrote {\n		t.cn.c.changed(t.effects)\n	}\n", "	t.cn.tx = nil\n"}},
 	},
 	{
 		name: "NeverDispatched", claim: "flights that do not say that they are dispatched are caught",
-		mode: "strict", full: true, linear: true, mine: true,
+		mode: "strict", long: true, linear: true, mine: true,
 		changes: []battery.Edit{{flightFile, "		f.state = dispatched\n", ""}},
 	},
 }
 
 func TestControl(t *testing.T) {
 	for _, c := range controls {
-		if c.full && !battery.Full() {
-			battery.Overlay(t, "../../..", c.changes...) // at least the code is as it expects
-			continue
-		}
-		t.Run(c.name, c.test)
+		t.Run(c.name, func(t *testing.T) {
+			if c.long && battery.Quick(true, false) {
+				battery.Overlay(t, "../../..", c.changes...) // at least the code is as it expects
+				t.Skip("NOT RUN with -short: two others are")
+			}
+			c.test(t)
+		})
 	}
 }
 

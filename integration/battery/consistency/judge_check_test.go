@@ -19,7 +19,7 @@ func TestJudge(t *testing.T) {
 	t.Run("ModelHasTheVerdictOfThePlainRegister", func(t *testing.T) {
 		seed := battery.Seed(t)
 		e := battery.Report(t, part, "the model's verdict is that of the plain register", seed)
-		rounds := battery.N(20_000, 1_000_000)
+		rounds := battery.Quick(4_000, battery.N(20_000, 1_000_000))
 		var legal, illegal int
 		for n := range rounds {
 			ops := operations(randomHistory(battery.Rand(seed, n)))

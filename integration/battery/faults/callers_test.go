@@ -18,7 +18,7 @@ import (
 // TestCancelStorm has half of very many callers leave at random moments, leaders and
 // followers alike. The others get their rows; nobody gets another's cancellation.
 func TestCancelStorm(t *testing.T) {
-	callers := battery.N(20_000, 1_000_000)
+	callers := battery.Quick(6_000, battery.N(20_000, 1_000_000))
 	const wave = 5_000 // at a time
 	w := newWorld(t, pgtest.Shared(t), "leader-cancel storms")
 	for _, params := range []string{"", "&flight_guard=transaction", "&flight_width=1&flight_mode=strict"} {
@@ -119,7 +119,7 @@ func TestAbsentReader(t *testing.T) {
 		})
 	}
 	absents, lates := 0, 0
-	w.rounds(battery.N(2, 30), func(r *rand.Rand) {
+	w.rounds(battery.Quick(1, battery.N(2, 30)), func(r *rand.Rand) {
 		var held []*absent
 		for i, h := range w.handles {
 			for range 2 {
@@ -181,8 +181,7 @@ func TestCloseInTheMiddle(t *testing.T) {
 	w := newWorld(t, pgtest.Shared(t), "db.Close in the middle of everything",
 		"handle closed", badConn+lasting, "connection done", "transaction done", "closed")
 	p, dsn := newProxy(t, w.direct)
-	var flights, joins uint64
-	for round := range battery.N(6, 150) {
+	for round := range battery.Quick(3, battery.N(6, 150)) {
 		r := battery.Rand(w.seed, 10+round)
 		w.handles = nil
 		w.open(dsn)
@@ -193,6 +192,9 @@ func TestCloseInTheMiddle(t *testing.T) {
 			remove = p.add("latency", "downstream", 0.5, map[string]any{"latency": 5})
 		}
 		w.start(readers, writers)
+		if round == 0 {
+			w.shares()
+		}
 		w.progress(r.Int64N(battery.N[int64](100, 400)), patience)
 		var wg sync.WaitGroup
 		for _, h := range w.handles {
@@ -217,10 +219,10 @@ func TestCloseInTheMiddle(t *testing.T) {
 				return s.Flying == 0 && s.Waiting == 0 && s.BufferedBytes == 0 && s.FlightBackends == 0 && s.SessionBackends == 0
 			})
 			s := flightpg.ReadStats(h.db)
-			flights, joins = flights+s.Flights, joins+s.Joins
+			w.past.Flights, w.past.Joins = w.past.Flights+s.Flights, w.past.Joins+s.Joins
 		}
 		w.gone()
 	}
-	w.report.Set("flights in all", flights)
+	w.handles = nil // their figures are in the sum
 	w.finish(p.Stop)
 }

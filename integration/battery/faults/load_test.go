@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,7 +50,8 @@ type world struct {
 	stopLoad func()
 	loading  sync.WaitGroup
 	before   goleak.Option
-	panics   atomic.Int64 // that callers have caught
+	panics   atomic.Int64   // that callers have caught
+	past     flightpg.Stats // of handles that are closed
 }
 
 // handle is a database handle opened with flightpg.
@@ -544,11 +546,28 @@ func (w *world) recovered() {
 	}
 }
 
+// shares waits until a caller has joined another's flight. On a busy machine they
+// may not meet for a while.
+func (w *world) shares() {
+	w.Helper()
+	w.until("somebody joins a flight", func() bool {
+		return slices.ContainsFunc(w.handles, func(h *handle) bool { return flightpg.ReadStats(h.db).Joins > 0 })
+	})
+}
+
 // rounds does a fault so many times, with time to recover between.
 func (w *world) rounds(n int, fault func(r *rand.Rand)) {
 	w.Helper()
+	w.roundsUntil(n, func() bool { return true }, fault)
+}
+
+// roundsUntil does more of them, within reason, until it was shown what they are to
+// show: that depends on who comes when.
+func (w *world) roundsUntil(n int, shown func() bool, fault func(r *rand.Rand)) {
+	w.Helper()
 	w.recovered() // it works before
-	for i := range n {
+	w.shares()
+	for i := 0; i < n || i < n+50 && !shown(); i++ {
 		fault(battery.Rand(w.seed, 10+i))
 		w.recovered()
 	}
@@ -578,7 +597,7 @@ func (w *world) finish(cleanup ...func()) {
 	case <-time.After(2 * patience):
 		w.hang("the callers return")
 	}
-	var sum flightpg.Stats
+	sum := w.past
 	for _, h := range w.handles {
 		w.until(h.name+": nothing flies, waits, is buffered", func() bool {
 			s := flightpg.ReadStats(h.db)

@@ -135,7 +135,7 @@ func TestNetwork(t *testing.T) {
 			p, dsn := newProxy(t, w.direct)
 			w.open(dsn)
 			w.start(readers, writers)
-			w.rounds(battery.N(2, tc.rounds), func(r *rand.Rand) { tc.fault(w, p, r) })
+			w.rounds(battery.Quick(1, battery.N(2, tc.rounds)), func(r *rand.Rand) { tc.fault(w, p, r) })
 			w.finish(p.Stop)
 		})
 	}

@@ -35,6 +35,13 @@ func (m *mine) set(rate int) {
 	m.rate = rate
 }
 
+// points returns how many points were hit.
+func (m *mine) points() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.hits)
+}
+
 // step breaks something, or not.
 func (m *mine) step(point string) {
 	m.mu.Lock()
@@ -196,17 +203,19 @@ func TestPanics(t *testing.T) {
 				}
 				w.add(&handle{name: way, db: db, flown: true})
 				w.start(readers/2, writers/2)
-				w.rounds(battery.N(2, 20), func(r *rand.Rand) {
+				enough := func() bool {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					return w.errs[kind] > 0 && m.points() >= 2
+				}
+				w.roundsUntil(battery.Quick(1, battery.N(2, 20)), enough, func(r *rand.Rand) {
 					m.set(3 + r.IntN(10))
 					w.progress(battery.N[int64](100, 500), patience)
 					m.set(0)
 				})
 				w.report.Set("points", fmt.Sprint(m.hits))
-				w.mu.Lock()
-				n := w.errs[kind]
-				w.mu.Unlock()
-				if n == 0 || len(m.hits) < 2 {
-					t.Errorf("%d callers got a %s, at %v: too few", n, kind, m.hits)
+				if !enough() {
+					t.Errorf("callers got a %s at %v: too few", kind, m.hits)
 				}
 				w.finish()
 			})

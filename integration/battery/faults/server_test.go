@@ -33,7 +33,7 @@ func TestTerminateBackend(t *testing.T) {
 	w.open(w.direct)
 	w.start(readers, writers)
 	ended := int64(0)
-	w.rounds(battery.N(3, 60), func(r *rand.Rand) {
+	w.rounds(battery.Quick(2, battery.N(3, 60)), func(r *rand.Rand) {
 		for range 10 {
 			n := w.number(`SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
 				WHERE datname = current_database() AND application_name = 'faults' ORDER BY random() LIMIT $1) b`, 1+r.IntN(4))
@@ -111,7 +111,7 @@ func TestKillBackend(t *testing.T) {
 	w := newWorld(t, server, "killed backends", down...)
 	w.open(w.direct)
 	w.start(readers, writers)
-	w.rounds(battery.N(2, 15), func(*rand.Rand) {
+	w.rounds(battery.Quick(1, battery.N(2, 15)), func(*rand.Rand) {
 		w.until("a backend to kill", func() bool {
 			pids := w.backends(1)
 			return len(pids) == 1 && syscall.Kill(pids[0], syscall.SIGKILL) == nil
@@ -132,7 +132,7 @@ func TestStopBackend(t *testing.T) {
 	w.open(w.direct)
 	w.start(readers, writers)
 	stopped := 0
-	w.rounds(battery.N(4, 60), func(r *rand.Rand) {
+	w.rounds(battery.Quick(2, battery.N(4, 60)), func(r *rand.Rand) {
 		pids := w.backends(1 + r.IntN(6))
 		for _, pid := range pids {
 			if syscall.Kill(pid, syscall.SIGSTOP) == nil { // else it has ended

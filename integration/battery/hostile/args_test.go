@@ -261,7 +261,7 @@ func TestArguments(t *testing.T) {
 				check(name, query, args)
 			}
 		}
-		for n := range battery.N(300, 20_000) {
+		for n := range battery.Quick(60, battery.N(300, 20_000)) {
 			r := battery.Rand(seed, n)
 			v := randomValue(r, 3)
 			check(fmt.Sprintf("value %d %v", n, v.Type()), queries[r.IntN(len(queries))], []any{v.Interface()})

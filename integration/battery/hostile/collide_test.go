@@ -60,7 +60,11 @@ func TestCollisions(t *testing.T) {
 func runOverlaid(t *testing.T, changes []battery.Edit) (string, error) {
 	t.Helper()
 	overlay := battery.Overlay(t, root, changes...)
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-v", "-timeout=4m", "-tags=constanthash", "-overlay="+overlay, "-run=^TestConstantHash$", ".")
+	args := []string{"test", "-count=1", "-v", "-vet=off", "-timeout=4m", "-tags=constanthash", "-overlay=" + overlay, "-run=^TestConstantHash$"}
+	if raceEnabled {
+		args = append(args, "-race") // what is built that way already
+	}
+	cmd := exec.CommandContext(t.Context(), "go", append(args, ".")...)
 	cmd.Env = append(os.Environ(), "GOWORK=off", battery.EnvReport+"=")
 	out, err := cmd.CombinedOutput()
 	return string(out), err

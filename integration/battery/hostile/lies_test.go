@@ -453,7 +453,7 @@ func TestServer(t *testing.T) {
 			}
 		}
 		until := time.Now().Add(battery.N(8*time.Second, 150*time.Second))
-		limit := int64(battery.N(2_000, 1_000_000))
+		limit := int64(battery.Quick(500, battery.N(2_000, 1_000_000)))
 		var next, failed atomic.Int64
 		t.Run("Plays", func(t *testing.T) {
 			for worker := range 2 {

@@ -174,7 +174,11 @@ func TestSecret(t *testing.T) {
 	}
 	t.Run("Command", func(t *testing.T) {
 		bin := filepath.Join(dir, "flightpg")
-		build := exec.Command("go", "build", "-o", bin, "github.com/flightpg/flightpg/cmd/flightpg")
+		args := []string{"build", "-o", bin}
+		if raceEnabled {
+			args = append(args, "-race") // what is built that way already
+		}
+		build := exec.Command("go", append(args, "github.com/flightpg/flightpg/cmd/flightpg")...)
 		build.Env = append(os.Environ(), "GOWORK=off")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)

@@ -102,7 +102,7 @@ func TestText(t *testing.T) {
 	t.Run("Tall", func(t *testing.T) {
 		report := battery.Report(t, part, "SQL made to be expensive: no exhausted stack, time in proportion to length", 0)
 		ours, _, _ := overMemory(t, 1, "")
-		size := battery.N(1<<14, 1<<19)
+		size := battery.Quick(1<<13, battery.N(1<<14, 1<<19))
 		worst, name := 0.0, ""
 		for _, tc := range tall {
 			var took [2]time.Duration
@@ -144,7 +144,7 @@ func TestText(t *testing.T) {
 		for _, params := range []string{"", "default_query_exec_mode=exec", "default_query_exec_mode=simple_protocol", "flight_ignore_comments=on"} {
 			ours, _, s := overMemory(t, seed, params)
 			plain := plainBeside(t, s, strings.TrimSuffix(params, "flight_ignore_comments=on"))
-			for n := range battery.N(250, 25_000) {
+			for n := range battery.Quick(60, battery.N(250, 25_000)) {
 				text := soup(battery.Rand(seed, n))
 				v, err := flightpg.Explain(t.Context(), ours, text)
 				if err != nil {

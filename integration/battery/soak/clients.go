@@ -320,7 +320,7 @@ const (
 func (c *client) slowRead(ctx context.Context, r request) error {
 	id := c.pick() % slowItems
 	floor := c.floor(r, id)
-	rows, err := r.h.db.QueryContext(ctx, selectSlowItem, id, slowness)
+	rows, err := r.h.db.QueryContext(ctx, selectSlowItem, id, slowness+c.s.slower)
 	return c.one(r, rows, err, id, floor)
 }
 

@@ -67,6 +67,7 @@ type config struct {
 	plant  func(*soak) error     // called when the load is over, before the last checks
 	only   func(*operation) bool // which operations; nil: all
 	calm   bool                  // no faults
+	slower int                   // by how many milliseconds slow reads are slower
 
 	patience time.Duration // of the last checks; 0: a long one
 

@@ -45,9 +45,9 @@ func TestSoak(t *testing.T) {
 		seed := battery.Seed(t)
 		e := battery.Report(t, "soak", "control: join taken for fenced is found", seed)
 		found := 0
-		for try := uint64(0); try < 5 && found == 0; try++ { // on a busy machine few callers meet
+		for try := uint64(0); try < 30 && found == 0; try++ { // on a busy machine few callers meet
 			s := soakFor(t, config{
-				duration: 2 * time.Second, clients: 30, seed: seed + try, calm: true, fenced: flightpg.ModeJoin,
+				duration: 2 * time.Second, clients: 30, seed: seed + try, calm: true, slower: 50, fenced: flightpg.ModeJoin,
 				only: func(o *operation) bool { return o.name == "slow read" || o.name == "update" },
 			})
 			found += s.judge.of("stale")

@@ -301,8 +301,9 @@ var reads = []read{
 
 // TestReads runs every read by many callers at once.
 func TestReads(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Reads(t, func(e *stack.Env) (*bun.DB, *sql.DB) {
 				db := open(e, way.params...)
 				fill(e, db)
@@ -431,8 +432,9 @@ var increments = []struct {
 
 // TestReadYourWrites writes in every way while readers are under way.
 func TestReadYourWrites(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Each(t, func(e *stack.Env) {
 				e.Hold()
 				db := open(e, way.params...)
@@ -463,8 +465,9 @@ func TestReadYourWrites(t *testing.T) {
 // TestWriters lets many write at once, and each look at what it has written.
 func TestWriters(t *testing.T) {
 	const writers = 32
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Compare(t, func(e *stack.Env) any {
 				db := open(e, way.params...)
 				fill(e, db)
@@ -538,8 +541,9 @@ func writer(ctx context.Context, db *bun.DB, i int) error {
 
 // TestScenario writes down what each step of an application gives.
 func TestScenario(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Compare(t, func(e *stack.Env) (log []any) {
 				db, ctx := open(e, way.params...), e.Context()
 				fill(e, db)

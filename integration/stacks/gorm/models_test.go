@@ -81,8 +81,8 @@ var ways = []struct {
 	conn   bool     // by Conn instead of DriverName
 }{
 	{name: "DriverName"},
-	{name: "Conn", conn: true},
 	{name: "PrepareStmt", config: gorm.Config{PrepareStmt: true}},
+	{name: "Conn", conn: true},
 	{name: "SkipDefaultTransaction", config: gorm.Config{SkipDefaultTransaction: true}},
 	{name: "SimpleProtocol", params: []string{"default_query_exec_mode=simple_protocol"}},
 }

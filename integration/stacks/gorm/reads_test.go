@@ -180,8 +180,9 @@ var reads = []read{
 
 // TestReads runs every read by many callers at once.
 func TestReads(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Reads(t, func(e *stack.Env) (*gorm.DB, *sql.DB) {
 				db, handle := open(e, way.config, way.conn, way.params...)
 				migrate(e, db)

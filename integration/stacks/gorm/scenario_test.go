@@ -18,8 +18,9 @@ import (
 // TestScenario runs an application's life, one step after the other, and writes
 // down what each gave.
 func TestScenario(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Compare(t, func(e *stack.Env) []any {
 				db, _ := open(e, way.config, way.conn, way.params...)
 				migrate(e, db)
@@ -229,8 +230,9 @@ func TestMigrateInTransaction(t *testing.T) {
 
 // TestCancel lets one of many callers go.
 func TestCancel(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Each(t, func(e *stack.Env) {
 				db, handle := open(e, way.config, way.conn, way.params...)
 				migrate(e, db)

@@ -84,8 +84,9 @@ var increments = []struct {
 // begin to read after a write has returned see it, and each was one statement on
 // the server.
 func TestReadYourWrites(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Each(t, func(e *stack.Env) {
 				e.Hold()
 				db, handle := open(e, way.config, way.conn, way.params...)
@@ -119,8 +120,9 @@ func TestReadYourWrites(t *testing.T) {
 // while others read all the time.
 func TestWriters(t *testing.T) {
 	const writers = 24
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Compare(t, func(e *stack.Env) any {
 				db, handle := open(e, way.config, way.conn, way.params...)
 				migrate(e, db)

@@ -157,8 +157,9 @@ var ways = []struct {
 
 // TestReads runs every read by many callers at once.
 func TestReads(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Reads(t, func(e *stack.Env) (handle, *sql.DB) {
 				h := open(e, way.params...)
 				fill(e, h)
@@ -215,9 +216,10 @@ func TestReadYourWrites(t *testing.T) {
 		{"Plain", func(ctx context.Context, h handle) (int64, error) { return h.q.HeldVisits(ctx, 1) }},
 		{"Prepared", func(ctx context.Context, h handle) (int64, error) { return h.prep.HeldVisits(ctx, 1) }},
 	}
-	for _, way := range ways {
+	for i, way := range ways {
 		for _, reader := range held {
 			t.Run(way.name+"/"+reader.name, func(t *testing.T) {
+				stack.Way(t, i)
 				stack.Each(t, func(e *stack.Env) {
 					h := open(e, way.params...)
 					fill(e, h)
@@ -246,8 +248,9 @@ func TestReadYourWrites(t *testing.T) {
 // TestWriters lets many write at once, and each look at what it has written.
 func TestWriters(t *testing.T) {
 	const writers = 32
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Compare(t, func(e *stack.Env) any {
 				h := open(e, way.params...)
 				fill(e, h)

@@ -304,8 +304,9 @@ var reads = []read{
 
 // TestReads runs every read by many callers at once.
 func TestReads(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Reads(t, func(e *stack.Env) (handle, *sql.DB) {
 				db := open(e, way.params...)
 				fill(e, db)
@@ -401,8 +402,9 @@ var increments = []struct {
 
 // TestReadYourWrites writes in every way while readers are under way.
 func TestReadYourWrites(t *testing.T) {
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Each(t, func(e *stack.Env) {
 				e.Hold()
 				db := open(e, way.params...)
@@ -433,8 +435,9 @@ func TestReadYourWrites(t *testing.T) {
 // TestWriters lets many write at once, and each look at what it has written.
 func TestWriters(t *testing.T) {
 	const writers = 32
-	for _, way := range ways {
+	for i, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
+			stack.Way(t, i)
 			stack.Compare(t, func(e *stack.Env) any {
 				db := open(e, way.params...)
 				fill(e, db)

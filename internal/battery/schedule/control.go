@@ -19,7 +19,7 @@ type Mutant struct {
 	File  string      // relative to the package's directory, which tests run in
 	Edits [][2]string // what is replaced by what; the former must be there, once
 	Want  []string    // the invariants that it violates, as a rule
-	Rare  bool        // it takes thousands of schedules: not in the short form
+	Rare  bool        // it takes thousands of schedules: at full length only
 }
 
 func (m *Mutant) edits() (edits []battery.Edit) {
@@ -36,8 +36,8 @@ const EnvControl = "FLIGHTPG_CONTROL"
 func InControl() bool { return os.Getenv(EnvControl) != "" }
 
 // Controls runs a test of the current package, of that many schedules, over each of
-// the mutants; in the short form over one of them, which the seed chooses. It
-// returns how many were found out.
+// the mutants; with -short over one of them, which the seed chooses. It returns how
+// many were found out.
 func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []Mutant) (found int) {
 	t.Helper()
 	for _, m := range mutants {
@@ -45,8 +45,8 @@ func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []M
 	}
 	if !battery.Full() {
 		mutants = slices.DeleteFunc(slices.Clone(mutants), func(m Mutant) bool { return m.Rare })
-		i := seed % uint64(len(mutants))
-		mutants = mutants[i : i+1]
+		i := int(seed % uint64(len(mutants)))
+		mutants = battery.Quick(mutants[i:i+1], mutants)
 	}
 	for _, m := range mutants {
 		if t.Run(m.Name, func(t *testing.T) { control(t, seed, test, schedules, m) }) {
@@ -64,7 +64,7 @@ func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	args := []string{"test", "-overlay", overlay, "-run", "^" + test + "$", "-count=1", "-vet=off", "-timeout", "4m"}
-	if raceDetector {
+	if battery.RaceDetector {
 		args = append(args, "-race") // what is built that way already
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, ".")...)
@@ -90,7 +90,7 @@ func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
 		t.Logf("%s: found out by another invariant than %q: %s", m.Name, m.Want, other)
 		return
 	}
-	if raceDetector && strings.Contains(string(out), "WARNING: DATA RACE") { // which ends the test before it judges
+	if battery.RaceDetector && strings.Contains(string(out), "WARNING: DATA RACE") { // which ends the test before it judges
 		t.Logf("%s: found out by the race detector", m.Name)
 		return
 	}

@@ -124,6 +124,7 @@ func scribble(v reflect.Value) {
 // cancellation, at once, and those who wait with it get their rows.
 func (e *Env) LeavesAlone(db *sql.DB, read func(ctx context.Context) error, table string) {
 	e.Helper()
+	e.loaded(db)
 	if err := read(e.Context()); err != nil {
 		e.Fatal(err)
 	}

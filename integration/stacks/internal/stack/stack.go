@@ -48,6 +48,16 @@ func Main(m *testing.M, ignore ...goleak.Option) {
 	leak.Main(func() int { return pgtest.Run(m, pgtest.WithPreload("pg_stat_statements")) }, ignore...)
 }
 
+// Way skips a test with -short unless its way to use a library is one of the first
+// two: the others differ in settings of pgx, or of the library, and each runs all of
+// the same.
+func Way(t *testing.T, i int) {
+	t.Helper()
+	if testing.Short() && i > 1 {
+		t.Skip("NOT RUN with -short: two other ways are")
+	}
+}
+
 // Env is a fresh database and the driver to reach it by.
 type Env struct {
 	*testing.T
@@ -287,6 +297,18 @@ type Evidence struct {
 	Bypasses       map[flightpg.Reason]uint64
 }
 
+// loaded loads the catalog. Reads wait for it for a second only, which on a busy
+// machine is too short, and are not shared then.
+func (e *Env) loaded(db *sql.DB) {
+	e.Helper()
+	if e.Driver != Flightpg {
+		return
+	}
+	if err := flightpg.RefreshCatalog(e.Context(), db); err != nil {
+		e.Fatal(err)
+	}
+}
+
 // Storm runs a read by so many callers at the same time. The tables are locked
 // and given free one after the other, each when all callers have come to it. A
 // read that asks for several, in queries of their own (a relation that is loaded
@@ -296,6 +318,7 @@ type Evidence struct {
 // are loaded in the storm.
 func (e *Env) Storm(db *sql.DB, callers int, read func(ctx context.Context) error, tables ...string) Evidence {
 	e.Helper()
+	e.loaded(db)
 	if err := read(e.Context()); err != nil {
 		e.Fatal(err)
 	}
@@ -427,6 +450,7 @@ func (e *Env) Hold() {
 // second must see the write. The read is one that stack_hold holds back.
 func (e *Env) Stale(db *sql.DB, callers int, read func(ctx context.Context) (int64, error), write func(ctx context.Context) error) (first, second []int64) {
 	e.Helper()
+	e.loaded(db)
 	if _, err := read(e.Context()); err != nil {
 		e.Fatal(err)
 	}

@@ -1,0 +1,6 @@
+//go:build race
+
+package battery
+
+// RaceDetector reports whether this is built with the race detector.
+const RaceDetector = true
