@@ -25,6 +25,9 @@ import (
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
+// These files are behind gate_test.go in the order of their names, in which tests run:
+// the names of prepared statements, which TestGate counts, grow with their number.
+
 // argCasts are the types of the parameters. A type in front of "=" is not registered
 // with pgx.
 var argCasts = strings.Fields(`
