@@ -2,11 +2,9 @@ package flightpg
 
 import (
 	"bytes"
-	"context"
 	"database/sql"
 	"database/sql/driver"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -34,39 +32,12 @@ import (
 //
 // A type with a method Value says itself what it sends, and its fields may not tell.
 // So Value is called, once, by the caller and before its call returns, and what it
-// has returned takes the argument's place in the key and in the query.
+// has returned takes the argument's place in the key and in the query: see valuers.go.
 //
 // What has no identity bypasses: structs with unexported fields (which may be locked,
 // counted or cached by their owner), interfaces, channels, functions, recursive types,
 // and types with methods by which pgx asks for a value in its own way (pgtype's
 // Int64Valuer and their like) that are not pgx's own.
-
-// converted stands for an argument that is a driver.Valuer, or for one of a list.
-// To pgx it is nothing but that, so it goes the same way to the wire.
-type converted struct {
-	value driver.Value // what Value has returned
-	err   error        // likewise: then it is for its caller alone
-	from  any          // the argument, for pgx's errors, which print it; nil in a copy
-}
-
-var _ driver.Valuer = converted{}
-
-// Value implements driver.Valuer.
-func (c converted) Value() (driver.Value, error) { return c.value, c.err }
-
-// GoString implements fmt.GoStringer.
-func (c converted) GoString() string {
-	if c.from != nil {
-		return fmt.Sprintf("%#v", c.from)
-	}
-	return fmt.Sprintf("%#v", c.value)
-}
-
-var errNotJSON = errors.New("flightpg: a list of converted arguments is not for JSON")
-
-// MarshalJSON implements json.Marshaler. A list whose parameter has become a JSON one
-// since the statement was described is not to be sent like this.
-func (c converted) MarshalJSON() ([]byte, error) { return nil, errNotJSON }
 
 // conversion says what has to become of an argument before it has an identity.
 type conversion uint8
@@ -87,6 +58,7 @@ type plan struct {
 	why     Reason // not ReasonNone: values of the type cannot be part of a key as they are
 	convert conversion
 	encode  func(b []byte, v reflect.Value) []byte
+	plain   bool                                // holds bytes, in an array, and nothing else; or a list or pointer of such
 	shared  bool                                // has memory that the caller keeps hold of
 	clone   func(v reflect.Value) reflect.Value // set if shared
 }
@@ -334,6 +306,7 @@ func (p *plan) part(pl planner, t reflect.Type, inside conversion) *plan {
 		p.convert = inside
 	}
 	p.shared = p.shared || part.shared
+	p.plain = part.plain && inside != convertNever
 	return part
 }
 
@@ -351,6 +324,7 @@ func (p *plan) fillArray(pl planner, t reflect.Type) {
 		p.why, p.convert = ReasonArgument, convertNever
 		return
 	}
+	p.plain = p.plain || t.Elem().Kind() == reflect.Uint8
 	p.encode = func(b []byte, v reflect.Value) []byte {
 		for i := 0; i < v.Len() && len(b) <= maxKeyArgs; i++ { // what is longer is no key
 			b = elem.encode(b, v.Index(i))
@@ -461,7 +435,7 @@ func (p *plan) fillMap(pl planner, t reflect.Type) {
 }
 
 func (p *plan) fillStruct(pl planner, t reflect.Type) {
-	elems := make([]*plan, t.NumField())
+	elems, told := make([]*plan, t.NumField()), false
 	for i := range elems {
 		f := t.Field(i)
 		if !f.IsExported() && f.Name != "_" {
@@ -471,6 +445,11 @@ func (p *plan) fillStruct(pl planner, t reflect.Type) {
 		if p.why != ReasonNone {
 			return
 		}
+		told = told || f.Name != "_"
+	}
+	if !told && len(elems) > 0 { // nothing to encode: there may be any number of them
+		p.why = ReasonArgument
+		return
 	}
 	p.encode = func(b []byte, v reflect.Value) []byte {
 		for i, e := range elems {
@@ -518,306 +497,11 @@ func copyValue(v any) any {
 	case pgx.QueryResultFormatsByOID:
 		return maps.Clone(v)
 	case converted:
-		return converted{value: copyValue(v.value), err: v.err}
+		return converted{value: copyValue(v.value), err: v.err, typ: v.typ}
 	default:
 		if p := planOf(reflect.TypeOf(v)); p.shared {
 			return p.clone(reflect.ValueOf(v)).Interface()
 		}
 	}
 	return v
-}
-
-// convert puts what they send in the place of a read's arguments that need it. It
-// reports false if that cannot be told. The read's own caller calls it: so Value is
-// called as often as by pgx, and not any more when the call has returned; nor before
-// the server has taken the statement, where pgx describes it first.
-func (c *Connector) convert(ctx context.Context, r *read) (ok bool) {
-	options := 0
-	for options < len(r.args) && isOption(r.args[options].Value) {
-		options++
-	}
-	var oids []uint32 // of the parameters; nil if the way it is executed does not look at them
-	if c.describes(r, options) {
-		if oids, ok = c.paramOIDs(ctx, r); !ok || len(oids) != len(r.args)-options {
-			return false // for pgx to say
-		}
-	}
-	args := slices.Clone(r.args)
-	r.args, r.converted = args, true // those that were asked are not asked again, whatever comes of the others
-	for i := options; i < len(args); i++ {
-		v := args[i].Value
-		switch v.(type) {
-		case nil, string, int, int64, bool, []byte, time.Time:
-			continue
-		}
-		for planOf(reflect.TypeOf(v)).convert == convertPointer {
-			p := reflect.ValueOf(v)
-			if p.IsNil() {
-				v = nil
-				break
-			}
-			v = p.Elem().Interface()
-			if e := p.Elem(); e.Kind() == reflect.Pointer && e.IsNil() {
-				return false // pgx may refuse that, or panic
-			}
-		}
-		if v == nil {
-			args[i].Value = nil
-			continue
-		}
-		switch planOf(reflect.TypeOf(v)).convert {
-		case convertValue:
-			asked := convertValuer(v.(driver.Valuer), 0)
-			asked.from = args[i].Value
-			args[i].Value = asked
-		case convertList:
-			nested := planOf(reflect.TypeOf(v).Elem()).convert == convertList
-			if oids == nil || !arrayOf(oids[i-options], nested) {
-				return false
-			}
-			list, ok := any(nil), false
-			if even(reflect.ValueOf(v)) {
-				list, ok = convertElems(reflect.ValueOf(v))
-			}
-			if !ok {
-				return false
-			}
-			args[i].Value = list
-		}
-	}
-	return true
-}
-
-// convertValuer asks a Valuer for its value, as pgx does (and database/sql): not where
-// it is a nil pointer to a type that has the method itself.
-func convertValuer(from driver.Valuer, depth int) converted {
-	if v := reflect.ValueOf(from); v.Kind() == reflect.Pointer && v.IsNil() && v.Type().Elem().Implements(valuerType) {
-		return converted{from: from}
-	}
-	c := converted{from: from}
-	c.value, c.err = from.Value()
-	if again, is := c.value.(driver.Valuer); is && c.err == nil && depth < maxValuers && planOf(reflect.TypeOf(again)).convert == convertValue {
-		c.value = convertValuer(again, depth+1)
-	}
-	return c
-}
-
-// maxValuers bounds Valuers that return Valuers; what goes on has no identity.
-const maxValuers = 8
-
-// even reports whether the lists in a list of lists are as long as each other, and none
-// is nil. Else pgx refuses it, or takes part of it.
-func even(v reflect.Value) bool {
-	if planOf(v.Type().Elem()).convert != convertList {
-		return true
-	}
-	for i := range v.Len() {
-		if e := v.Index(i); e.IsNil() || e.Len() != v.Index(0).Len() || !even(e) {
-			return false
-		}
-	}
-	return true
-}
-
-// convertElems returns a list of the converted elements, of as many dimensions. It
-// reports false if one of them has an error, for pgx to say.
-func convertElems(v reflect.Value) (list any, ok bool) {
-	switch {
-	case v.Kind() == reflect.Slice && v.IsNil():
-		return nil, true
-	case planOf(v.Type().Elem()).convert == convertValue:
-		out := make([]converted, v.Len())
-		for i := range out {
-			out[i] = convertValuer(v.Index(i).Interface().(driver.Valuer), 0)
-			if out[i].err != nil {
-				return nil, false
-			}
-			out[i].from = nil
-		}
-		return out, true
-	case planOf(v.Type().Elem()).convert != convertList:
-		return nil, false
-	}
-	var out reflect.Value
-	for i := range v.Len() {
-		elem, ok := convertElems(v.Index(i))
-		if !ok || elem == nil {
-			return nil, false
-		}
-		if !out.IsValid() {
-			out = reflect.MakeSlice(reflect.SliceOf(reflect.TypeOf(elem)), 0, v.Len())
-		}
-		if out.Type().Elem() != reflect.TypeOf(elem) {
-			return nil, false
-		}
-		out = reflect.Append(out, reflect.ValueOf(elem))
-	}
-	if !out.IsValid() {
-		return []converted{}, true
-	}
-	return out.Interface(), true
-}
-
-// defaultTypes is pgx's type map as it is made, to look types up in, and for nothing
-// else: what it encodes it would remember.
-var defaultTypes = pgtype.NewMap()
-
-// arrayOf reports whether a parameter is an array that pgx knows: whose elements it
-// encodes one by one. Where nested is set they are in lists of lists: those would be
-// elements themselves to a type that takes anything.
-func arrayOf(oid uint32, nested bool) bool {
-	t, ok := defaultTypes.TypeForOID(oid)
-	if !ok {
-		return false
-	}
-	array, ok := t.Codec.(*pgtype.ArrayCodec)
-	if !ok {
-		return false
-	}
-	switch array.ElementType.Codec.(type) {
-	case *pgtype.JSONCodec, *pgtype.JSONBCodec, *pgtype.XMLCodec:
-		return !nested
-	}
-	return true
-}
-
-// describes reports whether pgx describes a read's statement before it encodes the
-// arguments, of which some are options.
-func (c *Connector) describes(r *read, options int) bool {
-	if r.via != viaQuery {
-		return true
-	}
-	mode := c.source.config.DefaultQueryExecMode
-	for _, a := range r.args[:options] {
-		if m, is := a.Value.(pgx.QueryExecMode); is {
-			mode = m
-		}
-	}
-	switch mode {
-	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec:
-		return true
-	}
-	return false
-}
-
-// paramOIDs returns the types of the parameters of a read's statement. It asks the
-// server once for each text, and reports false if that does not take it.
-func (c *Connector) paramOIDs(ctx context.Context, r *read) (oids []uint32, ok bool) {
-	if oids := r.v.params.Load(); oids != nil {
-		return *oids, true
-	}
-	if st := c.pipe.serves(r); st != nil {
-		if oids, ok = st.ParamOIDs(); ok {
-			return oids, true
-		}
-		if c.pipe.Describe(ctx, st) == nil {
-			return st.ParamOIDs()
-		}
-		return nil, false
-	}
-	return c.describeOnce(ctx, r.v, r.query)
-}
-
-// describeOnce is paramOIDs without the pipeline. Callers at the same moment ask once.
-func (c *Connector) describeOnce(ctx context.Context, v *verdict, query string) (oids []uint32, ok bool) {
-	answer := c.describing.DoChan(partitionOf(ctx, c.cfg.PartitionKey)+"\x00"+query, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), describeTimeout)
-		defer cancel()
-		return c.askParams(ctx, query)
-	})
-	select {
-	case a := <-answer:
-		if a.Err != nil {
-			return nil, false
-		}
-		c.learnParams(v, a.Val.([]uint32))
-		return a.Val.([]uint32), true
-	case <-ctx.Done():
-		return nil, false
-	}
-}
-
-// describeTimeout bounds how long the server may take to describe a statement for
-// callers who may all have gone.
-const describeTimeout = 30 * time.Second
-
-// askParams asks a flight session. It runs in a goroutine where nobody could recover.
-func (c *Connector) askParams(ctx context.Context, query string) (oids []uint32, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("flightpg: panic while a statement was described: %v", p)
-		}
-	}()
-	l, err := c.flights.borrow(ctx)
-	if err != nil {
-		return nil, err
-	}
-	l.bad = true // until it returns
-	defer l.release()
-	_, oids, err = l.numInput(ctx, c.viaStmt == viaStmt && l.guard != GuardTransaction, query)
-	l.bad = ctx.Err() != nil
-	return oids, err
-}
-
-// notEncoded reports whether err is pgx's, of an argument that it cannot encode. It
-// prints the argument, so its caller should have it from a query of its own.
-func notEncoded(err error) bool {
-	text := err.Error()
-	return strings.HasPrefix(text, "failed to encode args[") || strings.HasPrefix(text, "unable to encode ")
-}
-
-// typeStates say whether a connector's connections encode as pgx does by itself.
-// Where hooks register codecs and wrappers for types of their own, a Valuer may go to
-// the wire in another way than by Value.
-const (
-	typesUnknown uint32 = iota
-	typesPlain
-	typesForeign // for good
-)
-
-// learnTypes looks at the type map of a connection that was opened.
-func (c *Connector) learnTypes(m *pgtype.Map) {
-	if c.types.Load() == typesForeign {
-		return
-	}
-	if plainTypes(m) {
-		c.types.CompareAndSwap(typesUnknown, typesPlain)
-	} else {
-		c.types.Store(typesForeign)
-	}
-}
-
-// plainTypes reports whether all codecs of a type map are pgx's own, for its own types
-// or for others (enums, composites, domains), and the rest is as pgx has made it. What
-// has been registered a map does not tell; TestPlainTypes notices if it keeps it in
-// another way.
-func plainTypes(m *pgtype.Map) bool {
-	own := pgtype.NewMap()
-	if len(m.TryWrapEncodePlanFuncs) != len(own.TryWrapEncodePlanFuncs) {
-		return false
-	}
-	for i, f := range m.TryWrapEncodePlanFuncs {
-		if !sameFunc(f, own.TryWrapEncodePlanFuncs[i]) {
-			return false
-		}
-	}
-	v := reflect.ValueOf(m).Elem()
-	goTypes, types := v.FieldByName("reflectTypeToName"), v.FieldByName("oidToType")
-	if goTypes.Kind() != reflect.Map || goTypes.Len() > 0 || types.Kind() != reflect.Map || types.Type().Key().Kind() != reflect.Uint32 {
-		return false
-	}
-	for it := types.MapRange(); it.Next(); {
-		t, ok := m.TypeForOID(uint32(it.Key().Uint()))
-		if !ok {
-			return false
-		}
-		codec := reflect.TypeOf(t.Codec)
-		for codec.Kind() == reflect.Pointer {
-			codec = codec.Elem()
-		}
-		if codec.PkgPath() != pgtypePath {
-			return false
-		}
-	}
-	return true
 }

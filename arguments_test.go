@@ -117,55 +117,103 @@ func TestConvert_LikePGX(t *testing.T) {
 	}
 }
 
-// TestPlainTypes checks which type maps are known to encode as pgx does.
-func TestPlainTypes(t *testing.T) {
-	own := pgtype.NewMap()
-	if !plainTypes(own) {
+// TestFactsOf checks what a type map tells of how Valuers are encoded.
+func TestFactsOf(t *testing.T) {
+	if factsOf(pgtype.NewMap()) != plainTypes {
 		t.Error("pgx's own type map is not plain")
 	}
-	enums := pgtype.NewMap()
-	enums.RegisterType(&pgtype.Type{Name: "mood", OID: 99999, Codec: &pgtype.EnumCodec{}})
-	if !plainTypes(enums) {
-		t.Error("a type map with an enum is not plain")
-	}
-	for name, change := range map[string]func(*pgtype.Map){
-		"wrapper":     func(m *pgtype.Map) { m.TryWrapEncodePlanFuncs = append(m.TryWrapEncodePlanFuncs, wrapNothing) },
-		"replaced":    func(m *pgtype.Map) { m.TryWrapEncodePlanFuncs[0] = wrapNothing },
-		"codec":       func(m *pgtype.Map) { m.RegisterType(&pgtype.Type{Name: "x", OID: 99999, Codec: foreignCodec{}}) },
-		"defaultType": func(m *pgtype.Map) { m.RegisterDefaultPgType(valuer{}, "int4") },
+	text, _ := defaultTypes.TypeForOID(pgtype.TextOID)
+	foreign := &pgtype.Type{Name: "x", OID: 99999, Codec: foreignCodec{}}
+	for _, tc := range []struct {
+		name   string
+		change func(*pgtype.Map)
+		asks   map[uint32]bool // parameter types
+	}{
+		{"Enum", func(m *pgtype.Map) {
+			m.RegisterType(&pgtype.Type{Name: "mood", OID: 99999, Codec: &pgtype.EnumCodec{}})
+		}, map[uint32]bool{99999: true, pgtype.TextOID: true, 0: true}},
+		{"Codec", func(m *pgtype.Map) { m.RegisterType(foreign) }, map[uint32]bool{99999: false, pgtype.TextOID: true, 0: true}},
+		{"Replaced", func(m *pgtype.Map) {
+			m.RegisterType(&pgtype.Type{Name: "text", OID: pgtype.TextOID, Codec: foreignCodec{}})
+		}, map[uint32]bool{pgtype.TextOID: false, pgtype.Int4OID: true}},
+		{"Array", func(m *pgtype.Map) {
+			m.RegisterType(&pgtype.Type{Name: "xs", OID: 99998, Codec: &pgtype.ArrayCodec{ElementType: foreign}})
+		}, map[uint32]bool{99998: false}},
+		{"Range", func(m *pgtype.Map) {
+			m.RegisterType(&pgtype.Type{Name: "xr", OID: 99998, Codec: &pgtype.RangeCodec{ElementType: foreign}})
+		}, map[uint32]bool{99998: false}},
+		{"Composite", func(m *pgtype.Map) {
+			m.RegisterType(&pgtype.Type{Name: "xc", OID: 99998, Codec: &pgtype.CompositeCodec{Fields: []pgtype.CompositeCodecField{{Name: "a", Type: text}, {Name: "b", Type: foreign}}}})
+		}, map[uint32]bool{99998: false}},
+		{"WrapperOfOthers", func(m *pgtype.Map) { m.TryWrapEncodePlanFuncs = append(m.TryWrapEncodePlanFuncs, wrapNothing) }, map[uint32]bool{pgtype.TextOID: true, 0: true}},
+		{"Wrapper", func(m *pgtype.Map) {
+			m.TryWrapEncodePlanFuncs = append([]pgtype.TryWrapEncodePlanFunc{wrapValuer}, m.TryWrapEncodePlanFuncs...)
+		}, map[uint32]bool{pgtype.TextOID: false, 0: false}},
+		{"DefaultType", func(m *pgtype.Map) { m.RegisterDefaultPgType(valuer{}, "int4") }, map[uint32]bool{pgtype.TextOID: true, 0: false, 99999: false}},
 	} {
 		m := pgtype.NewMap()
-		change(m)
-		if plainTypes(m) {
-			t.Errorf("%s: the type map counts as plain", name)
+		tc.change(m)
+		facts := factsOf(m)
+		if facts == plainTypes {
+			t.Errorf("%s: the type map counts as plain", tc.name)
 		}
+		for _, f := range []*typeFacts{facts, facts.and(plainTypes), plainTypes.and(facts)} {
+			for oid, want := range tc.asks {
+				if got := f.asksValue(oid, valuer{}); got != want {
+					t.Errorf("%s: asksValue(%d) = %v; want %v", tc.name, oid, got, want)
+				}
+			}
+		}
+	}
+	if (*typeFacts)(nil).asksValue(pgtype.TextOID, valuer{}) || (&typeFacts{opaque: true}).asksValue(pgtype.TextOID, valuer{}) {
+		t.Error("what is not known is guessed")
 	}
 }
 
 func wrapNothing(any) (pgtype.WrappedEncodePlanNextSetter, any, bool) { return nil, nil, false }
 
+func wrapValuer(v any) (pgtype.WrappedEncodePlanNextSetter, any, bool) {
+	_, is := v.(valuer)
+	return nil, v, is
+}
+
 type foreignCodec struct{ pgtype.TextCodec }
 
-// TestConvert_Foreign checks that Valuers are taken for what they hold, or bypass, where
+// id is a Valuer that holds nothing but bytes.
+type id [4]byte
+
+func (v id) Value() (driver.Value, error) { return v[:], nil }
+
+// TestConvert_Foreign checks that Valuers bypass, unless they are nothing but bytes, where
 // connections may encode them in another way than by Value.
 func TestConvert_Foreign(t *testing.T) {
+	m := pgtype.NewMap()
+	m.RegisterType(&pgtype.Type{Name: "int8", OID: pgtype.Int8OID, Codec: foreignCodec{}})
 	c := &Connector{source: &source{config: defaultConfig()}}
-	for state, want := range map[uint32]bool{typesUnknown: false, typesPlain: true, typesForeign: false} {
-		c.types.Store(state)
+	for name, tc := range map[string]struct {
+		facts *typeFacts
+		asked bool
+	}{"unknown": {nil, false}, "plain": {plainTypes, true}, "foreign": {factsOf(m), false}} {
+		c.types.Store(tc.facts)
 		calls := 0
-		r := &read{args: namedValues([]any{counted{1, &calls}}), v: new(verdict)}
-		r.v.params.Store(&[]uint32{pgtype.Int8OID})
-		_, why := c.convertedKey(context.Background(), nil, r)
-		if (why == ReasonNone) != want || (calls == 1) != want {
-			t.Errorf("state %d: %v, %d calls of Value", state, why, calls)
+		key := func(arg any) (*read, Reason) {
+			r := &read{args: namedValues([]any{arg}), v: new(verdict)}
+			r.v.params.Store(&[]uint32{pgtype.Int8OID})
+			_, why := c.convertedKey(context.Background(), nil, r)
+			return r, why
 		}
-		r = &read{args: namedValues([]any{valuer{1}}), v: r.v}
-		if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonNone || r.converted != want {
-			t.Errorf("state %d: %v, converted %v", state, why, r.converted)
+		if _, why := key(counted{1, &calls}); (why == ReasonNone) != tc.asked || (calls == 1) != tc.asked {
+			t.Errorf("%s: %v, %d calls of Value", name, why, calls)
+		}
+		for _, arg := range []any{id{1}, &id{1}} {
+			r, why := key(arg)
+			if _, is := r.args[0].Value.(converted); why != ReasonNone || is != tc.asked {
+				t.Errorf("%s: %T: %v, %T is sent", name, arg, why, r.args[0].Value)
+			}
 		}
 	}
 	// What a parameter that is no array makes of a list nobody knows.
-	c.types.Store(typesPlain)
+	c.types.Store(plainTypes)
 	r := &read{args: namedValues([]any{[]valuer{{1}}}), v: new(verdict)}
 	r.v.params.Store(&[]uint32{pgtype.JSONBOID})
 	if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {

@@ -232,8 +232,8 @@ type Connector struct {
 	streaming atomic.Int64 // results that are streamed though they could be buffered, now
 	stats     counters
 
-	types  atomic.Uint32   // how arguments are encoded: typesUnknown and so on
-	shapes pipeline.Shapes // of what sessions have described
+	types  atomic.Pointer[typeFacts] // how arguments are encoded; nil: not known yet
+	shapes pipeline.Shapes           // of what sessions have described
 
 	describing singleflight.Group // of statements, for their parameters
 
@@ -400,7 +400,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		return c, nil
 	}
 	if cfg.AfterConnect == nil && cfg.ResetSession == nil && src.fresh && pc.Tracer == nil {
-		c.types.Store(typesPlain) // nobody gets at a type map
+		c.types.Store(plainTypes) // nobody gets at a type map
 	}
 	c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog}
 	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {

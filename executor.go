@@ -20,6 +20,7 @@ type read struct {
 	via       byte
 	anew      bool // what is known of the statement's columns was out of date
 	converted bool // the arguments are not the caller's any more
+	misfit    bool // and they do not fit their parameters
 	query     string
 	args      []driver.NamedValue
 	v         *verdict // of the query
@@ -361,7 +362,8 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 	if err != nil {
 		if r.converted && notEncoded(err) {
 			r.v.params.Store(nil) // they may be others now
-			r.converted = false   // pgx takes, or refuses, what the caller has
+			r.misfit = true
+			r.converted = false // pgx takes, or refuses, what the caller has
 			return nil, ReasonArgument, nil
 		}
 		return nil, ReasonNone, err
@@ -376,14 +378,10 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 
 // convertedKey is appendKey for a read whose arguments need conversion first.
 func (c *Connector) convertedKey(ctx context.Context, key []byte, r *read) ([]byte, Reason) {
-	partition := partitionOf(ctx, c.cfg.PartitionKey)
-	if c.types.Load() != typesPlain {
-		return appendKey(key, r.via, partition, r.args, true)
-	}
-	if !c.convert(ctx, r) {
+	if c.source.config != nil && !c.convert(ctx, r) {
 		return key, ReasonArgument
 	}
-	key, why := appendKey(key, r.via, partition, r.args, false)
+	key, why := appendKey(key, r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args, true)
 	if why == reasonConvert {
 		why = ReasonArgument
 	}

@@ -71,7 +71,8 @@ const (
 
 // appendKey appends everything of the flight key but the SQL text. It returns
 // a Reason other than ReasonNone if an argument cannot be part of a key: reasonConvert
-// if it can when it has been converted. asIs takes Valuers, too, for what they hold.
+// if it can when it has been converted. asIs takes Valuers that hold nothing but
+// bytes, such as UUIDs, for what they hold.
 func appendKey(b []byte, via byte, partition string, args []driver.NamedValue, asIs bool) ([]byte, Reason) {
 	b = append(b, via)
 	b = appendString(b, partition)
@@ -169,7 +170,7 @@ func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
 	}
 	p := planOf(reflect.TypeOf(v))
 	switch {
-	case p.convert != convertNever && !asIs:
+	case p.convert != convertNever && !(asIs && p.plain):
 		return b, reasonConvert
 	case p.why != ReasonNone:
 		return b, p.why

@@ -33,7 +33,7 @@ func keyOf(t testing.TB, args ...any) (string, Reason) {
 // keyAndArgs returns the key of a read, and its arguments as they are sent.
 func keyAndArgs(args ...any) (string, Reason, []driver.NamedValue) {
 	c := &Connector{source: &source{config: defaultConfig()}}
-	c.types.Store(typesPlain)
+	c.types.Store(plainTypes)
 	r := &read{via: viaQuery, args: namedValues(args), v: new(verdict)}
 	oids := slices.Repeat([]uint32{pgtype.TextArrayOID}, len(args))
 	r.v.params.Store(&oids)

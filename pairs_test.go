@@ -126,7 +126,7 @@ func newArgSide(s *argServer) *argSide {
 		pc := defaultConfig().Copy()
 		pc.DefaultQueryExecMode = mode
 		c := &Connector{source: &source{config: pc}}
-		c.types.Store(typesPlain)
+		c.types.Store(plainTypes)
 		side.connectors[mode] = c
 	}
 	return side
