@@ -93,6 +93,13 @@ type (
 	valuing struct{ v any }
 )
 
+// inUse is a value that its owner is changing.
+func inUse() *guarded {
+	g := new(guarded)
+	g.mu.Lock()
+	return g
+}
+
 var errFailing = errors.New("no value")
 
 func (v counted) Value() (driver.Value, error) {
@@ -363,7 +370,7 @@ func TestKey_Bypass(t *testing.T) {
 		{secret{t: time.Now()}, ReasonArgument},
 		{sql.Out{Dest: &n}, ReasonArgument},
 		{hidden{1}, ReasonArgument}, // its owner may be changing it
-		{&guarded{}, ReasonArgument},
+		{inUse(), ReasonArgument},
 		{new(atomic.Int64), ReasonArgument},
 		{*big.NewInt(1), ReasonArgument},
 		{map[*int]int{&n: 1}, ReasonArgument},
