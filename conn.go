@@ -238,10 +238,10 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 		return mode, Reason(cn.c.off.Load())
 	case v.refused.Load():
 		return mode, ReasonRefused
-	case cn.c.cfg.MaxResult < 0, v.avoided():
+	case cn.c.cfg.MaxResult < 0:
 		return mode, ReasonOverflow
 	}
-	return mode, ReasonNone
+	return mode, v.avoided()
 }
 
 // query runs a query for the connection and for its statements: shared if it

@@ -238,8 +238,8 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		l.cancelled = ctx.Err() != nil && !l.delivers()
 		l.release()
 		if !retry && !stopped {
-			if failure == nil {
-				r.v.landed()
+			if failure == nil && r.via != viaPrepare {
+				r.v.landed(r.hash)
 			}
 			return res, err
 		}
@@ -373,6 +373,7 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 		res.Drop()
 		return nil, why, nil
 	}
+	r.v.shared()
 	return res, ReasonNone, nil
 }
 

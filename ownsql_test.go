@@ -26,12 +26,13 @@ import (
 
 // notOwn are directories whose SQL never reaches a user's server.
 var notOwn = map[string]string{
-	"bench":                "a module of its own, on servers that it starts",
-	"examples":             "what a user writes",
-	"integration":          "tests, a module of its own",
-	"internal/catalog/gen": "a generator, run by hand on fresh servers",
-	"internal/pgtest":      "for tests",
-	"internal/battery":     "for tests",
+	"bench":                 "a module of its own, on servers that it starts",
+	"examples":              "what a user writes",
+	"integration":           "tests, a module of its own",
+	"internal/catalog/gen":  "a generator, run by hand on fresh servers",
+	"internal/pgtest":       "for tests",
+	"internal/judge/growth": "shapes of texts, for tests; nobody sends them",
+	"internal/battery":      "for tests",
 }
 
 // values are the calls whose results may stand in an own query, and what the tests

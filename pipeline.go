@@ -374,7 +374,7 @@ func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*r
 func (l *pipelineLaunch) outcome() (*result, error) {
 	err := l.call.Err()
 	if err == nil {
-		l.r.v.landed()
+		l.r.v.landed(l.r.hash)
 		res := l.buf.finish()
 		res.tail = l.tail
 		return res, nil

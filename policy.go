@@ -198,8 +198,8 @@ const (
 	// with any: it writes, or turned the guard off, though it was taken for a read.
 	ReasonRefused
 	// ReasonOverflow: the result did not fit MaxResult, now or the last time that
-	// the statement ran with these arguments, a moment ago (with any, if that was so
-	// several times in a row).
+	// the statement ran with these arguments, a moment ago (with any, if most of its
+	// results were).
 	ReasonOverflow
 	// ReasonMemory: all flights together had reached Memory.
 	ReasonMemory
@@ -291,14 +291,16 @@ type verdict struct {
 	pipelined atomic.Pointer[pipeline.Stmt] // what the pipeline knows of it, or nil
 	params    atomic.Pointer[[]uint32]      // the types of its parameters, where they were asked for
 
-	flown    atomic.Bool  // a flight has landed that the guard did not stop
-	refused  atomic.Bool  // the guard has stopped it
-	numInput atomic.Int32 // of the prepared statement; shapeUnknown until known
-	avoid    atomic.Int64 // Unix nanoseconds until which the text bypasses with ReasonOverflow
+	flown    atomic.Bool   // a flight has landed that the guard did not stop
+	refused  atomic.Bool   // the guard has stopped it
+	numInput atomic.Int32  // of the prepared statement; shapeUnknown until known
+	avoid    atomic.Int64  // Unix nanoseconds until which the text bypasses
+	avoidWhy atomic.Uint32 // with that Reason
 
-	oversized  atomic.Uint32               // flights in a row whose result was too large
-	stopped    atomic.Uint32               // and that the server refused to run read-only
 	exceptions atomic.Pointer[[]exception] // the oldest first; never changed, but replaced
+	oddSince   atomic.Int64                // Unix nanoseconds since which are counted, or 0:
+	odd        atomic.Uint32               // reads that became exceptions
+	good       atomic.Uint32               // and those that were shared
 
 	unshared atomic.Uint32 // large results in a row that a single caller has read
 
@@ -309,40 +311,54 @@ type verdict struct {
 
 const shapeUnknown = -2 // -1 is database/sql's "do not check"
 
-// overflowMemory is how long a read whose result was too large to share is not tried
-// again, or one that the guard stopped for a reason of its own arguments'.
-const overflowMemory = 10 * time.Second
+// What became of a read (too large a result, a refusal of the guard) is remembered for
+// the same arguments first: one caller's must not end the others' sharing. For all of the
+// text it counts when most of its reads end so.
+const (
+	exceptionFirst = time.Second      // how long the same arguments bypass, the first time; the next time twice as long,
+	overflowMemory = 10 * time.Second // and at most so long for results that are too large,
+	refusedMemory  = 5 * time.Minute  // or so long
+	exceptionKept  = time.Minute      // after that; then it is a first time again
+	maxExceptions  = 16               // of a text; the oldest makes room, and is found out again
 
-// exceptionRun is after how many flights in a row, of any arguments, what happened to
-// them counts for all of the text. Until then it counts for the same arguments only:
-// one caller's must not end the others' sharing.
-const exceptionRun = 8
+	oddLeast  = 8                // so many exceptions are looked at together,
+	oddWithin = time.Second      // that came in more than this time (others may have come at one moment)
+	oddMemory = 10 * time.Second // and less than this; for as long the text bypasses
+)
 
 // An exception is a read of a text, by a hash of its arguments, that bypasses for a
 // while.
 type exception struct {
 	args  uint64
 	why   Reason
+	times uint8
 	until int64 // Unix nanoseconds
 }
 
-// maxExceptions bounds those of a text. The oldest makes room: what is forgotten is
-// found out again.
-const maxExceptions = 16
+func (e *exception) over(now int64) bool { return e.until+int64(exceptionKept) < now }
 
 // except makes the reads with these arguments bypass for a while.
-func (v *verdict) except(args uint64, why Reason) {
-	now := time.Now()
-	e := exception{args, why, now.Add(overflowMemory).UnixNano()}
+func (v *verdict) except(args uint64, why Reason, most time.Duration) {
+	now := time.Now().UnixNano()
 	for {
 		have := v.exceptions.Load()
-		var list []exception
+		e := exception{args: args, why: why}
+		list := make([]exception, 0, maxExceptions)
 		if have != nil {
-			list = slices.DeleteFunc(slices.Clone(*have), func(x exception) bool { return x.args == args || x.until <= now.UnixNano() })
+			for _, x := range *have {
+				switch {
+				case x.over(now):
+				case x.args == args:
+					e.times = min(x.times+1, 16)
+				default:
+					list = append(list, x)
+				}
+			}
 		}
 		if len(list) == maxExceptions {
-			list = list[1:]
+			list = append(list[:0], list[1:]...)
 		}
+		e.until = now + int64(min(exceptionFirst<<e.times, most))
 		list = append(list, e)
 		if v.exceptions.CompareAndSwap(have, &list) {
 			return
@@ -357,19 +373,54 @@ func (v *verdict) excepted(args uint64) Reason {
 		return ReasonNone
 	}
 	now, over := time.Now().UnixNano(), true
-	for _, e := range *list {
-		switch {
-		case e.until <= now:
-		case e.args == args:
+	for i := range *list {
+		e := &(*list)[i]
+		if e.args == args && now < e.until {
 			return e.why
-		default:
-			over = false
 		}
+		over = over && e.over(now)
 	}
 	if over {
 		v.exceptions.CompareAndSwap(list, nil)
 	}
 	return ReasonNone
+}
+
+// forgive forgets that reads with these arguments were exceptions.
+func (v *verdict) forgive(args uint64) {
+	for {
+		have := v.exceptions.Load()
+		if have == nil || !slices.ContainsFunc(*have, func(e exception) bool { return e.args == args }) {
+			return
+		}
+		list := slices.DeleteFunc(slices.Clone(*have), func(e exception) bool { return e.args == args })
+		if v.exceptions.CompareAndSwap(have, &list) {
+			return
+		}
+	}
+}
+
+// learnOdd is told of each read that became an exception. It reports whether most have,
+// so that the text bypasses for a while.
+func (v *verdict) learnOdd(why Reason) bool {
+	now := time.Now().UnixNano()
+	since := v.oddSince.Load()
+	if since == 0 || now-since > int64(oddMemory) {
+		v.good.Store(0)
+		v.odd.Store(1)
+		v.oddSince.Store(now)
+		return false
+	}
+	if odd := v.odd.Add(1); odd < oddLeast || now-since < int64(oddWithin) {
+		return false
+	} else if odd <= v.good.Load() {
+		v.oddSince.Store(0)
+		return false
+	}
+	v.oddSince.Store(0)
+	v.avoidWhy.Store(uint32(why))
+	v.avoid.Store(now + int64(oddMemory))
+	return true
 }
 
 // refuse makes the text bypass for good: for as long as this verdict lasts.
@@ -379,38 +430,48 @@ func (v *verdict) refuse() { v.refused.Store(true) }
 // function can raise that for reasons of its own, and for some arguments: so can the
 // server, for a function that writes for some.
 func (v *verdict) learnRefusal(args uint64, err error) {
-	if v.except(args, ReasonRefused); !serversRefusal(err) {
+	v.except(args, ReasonRefused, refusedMemory)
+	if !serversRefusal(err) {
 		return
 	}
-	if v.judged.Params == 0 || v.stopped.Add(1) >= exceptionRun {
-		v.refuse()
+	if (v.judged.Params == 0 || v.learnOdd(ReasonRefused)) && !v.flown.Load() {
+		v.refuse() // it has never done anything else
 	}
 }
 
 // learnOverflow is told of each flight whose result was too large to share.
 func (v *verdict) learnOverflow(args uint64) {
-	v.except(args, ReasonOverflow)
-	if v.oversized.Add(1) >= exceptionRun {
-		v.avoid.Store(time.Now().Add(overflowMemory).UnixNano())
-	}
+	v.except(args, ReasonOverflow, overflowMemory)
+	v.learnOdd(ReasonOverflow)
 }
 
 // landed is told of each flight that has landed whole.
-func (v *verdict) landed() {
+func (v *verdict) landed(args uint64) {
 	if !v.flown.Load() {
 		v.flown.Store(true)
 	}
-	if v.oversized.Load() != 0 {
-		v.oversized.Store(0)
+	if v.exceptions.Load() != nil {
+		v.forgive(args)
 	}
-	if v.stopped.Load() != 0 {
-		v.stopped.Store(0)
+	if since := v.oddSince.Load(); since != 0 && time.Now().UnixNano()-since > int64(oddMemory) {
+		v.oddSince.CompareAndSwap(since, 0)
 	}
 }
 
-func (v *verdict) avoided() bool {
-	until := v.avoid.Load()
-	return until != 0 && time.Now().UnixNano() < until
+// shared is told of each caller that got rows of a flight.
+func (v *verdict) shared() {
+	if v.oddSince.Load() != 0 {
+		v.good.Add(1)
+	}
+}
+
+// avoided says why the text bypasses now, whatever the arguments; ReasonNone if it does
+// not.
+func (v *verdict) avoided() Reason {
+	if until := v.avoid.Load(); until != 0 && time.Now().UnixNano() < until {
+		return Reason(v.avoidWhy.Load())
+	}
+	return ReasonNone
 }
 
 // A large result that one caller reads is streamed to it while the server still
@@ -740,6 +801,7 @@ func (c *verdictCache) find(hash uint64, sql string, by *loaded) *verdict {
 	n.hash = hash
 	if v != nil { // what does not depend on the catalog stays known
 		n.numInput.Store(v.numInput.Load())
+		n.avoidWhy.Store(v.avoidWhy.Load())
 		n.avoid.Store(v.avoid.Load())
 	}
 	return s.put(hash, n)

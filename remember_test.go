@@ -79,6 +79,7 @@ func TestRemember_ByArguments(t *testing.T) {
 	for executor, db := range handles {
 		t.Run(executor.String(), func(t *testing.T) {
 			const large = "SELECT repeat('x', $1::int)"
+			wrote := 0 // by the last of them
 			for _, tc := range []struct {
 				name, query string
 				bad, good   func(n int) any
@@ -89,10 +90,11 @@ func TestRemember_ByArguments(t *testing.T) {
 				{"Refused", "SELECT writes($1)", func(n int) any { return 2*n + 1 }, func(n int) any { return 2 * n }, true},
 			} {
 				t.Run(tc.name, func(t *testing.T) {
+					wrote = 0
 					if !shares(t, db, tc.query, tc.good(0)) {
 						t.Fatal("it is not shared to begin with")
 					}
-					for n := range 2 * exceptionRun {
+					for n := range 2 * oddLeast {
 						if shares(t, db, tc.query, tc.bad(n)) && tc.name != "TooLarge" { // whose only caller streams it
 							t.Error("what the guard stopped was shared")
 						}
@@ -104,11 +106,13 @@ func TestRemember_ByArguments(t *testing.T) {
 							t.Errorf("one caller's arguments have ended the others' sharing, the %d. time", n+1)
 						}
 					}
-					for n := range exceptionRun {
+					n := 0
+					for end := time.Now().Add(2 * oddWithin); time.Now().Before(end) || n < 3*oddLeast; n++ {
 						shares(t, db, tc.query, tc.bad(100+n))
 					}
+					wrote += n
 					if got := shares(t, db, tc.query, tc.good(1000)); got == tc.ends {
-						t.Errorf("after %d in a row it is shared = %v; want %v", exceptionRun, got, !tc.ends)
+						t.Errorf("after %d in a row it is shared = %v; want %v", n, got, !tc.ends)
 					}
 				})
 			}
@@ -116,7 +120,7 @@ func TestRemember_ByArguments(t *testing.T) {
 			if err := admin.QueryRow(t.Context(), "SELECT count(*), count(DISTINCT n) FROM audit").Scan(&rows, &distinct); err != nil {
 				t.Fatal(err)
 			}
-			if want := 2*2*exceptionRun + exceptionRun; rows != want {
+			if want := 2*2*oddLeast + wrote; rows != want {
 				t.Errorf("%d rows were written (%d of them distinct); want %d: once for each call", rows, distinct, want)
 			}
 			if _, err := admin.Exec(t.Context(), "TRUNCATE audit"); err != nil {
@@ -128,10 +132,10 @@ func TestRemember_ByArguments(t *testing.T) {
 
 // TestExceptions checks what a verdict remembers of arguments, and for how long.
 func TestExceptions(t *testing.T) {
-	bubble(t, "", func(t *testing.T) {
+	bubble(t, "Arguments", func(t *testing.T) {
 		v := new(verdict)
 		for args := range uint64(3 * maxExceptions) {
-			v.except(args, ReasonOverflow)
+			v.except(args, ReasonOverflow, overflowMemory)
 		}
 		for args := range uint64(3 * maxExceptions) {
 			want := ReasonOverflow
@@ -142,17 +146,127 @@ func TestExceptions(t *testing.T) {
 				t.Errorf("arguments %d: %v; want %v", args, why, want)
 			}
 		}
-		time.Sleep(overflowMemory / 2) // the bubble's time
-		v.except(3*maxExceptions-1, ReasonRefused)
-		time.Sleep(overflowMemory/2 + 1)
-		if v.excepted(3*maxExceptions-1) != ReasonRefused || v.excepted(3*maxExceptions-2) != ReasonNone {
-			t.Error("not the latest of equal arguments, or others for too long")
+		v.forgive(3*maxExceptions - 1)
+		if v.excepted(3*maxExceptions-1) != ReasonNone || v.excepted(3*maxExceptions-2) != ReasonOverflow {
+			t.Error("not the one that was forgiven")
 		}
-		time.Sleep(overflowMemory)
+		time.Sleep(exceptionFirst + exceptionKept + 1) // the bubble's time
 		if v.excepted(1) != ReasonNone || v.exceptions.Load() != nil {
 			t.Error("what is over is kept")
 		}
 	})
+	bubble(t, "LongerEachTime", func(t *testing.T) {
+		for most, want := range map[time.Duration][]int{overflowMemory: {1, 2, 4, 8, 10, 10}, refusedMemory: {1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300}} {
+			v := new(verdict)
+			for _, seconds := range want {
+				v.except(7, ReasonRefused, most)
+				start := time.Now()
+				for v.excepted(7) != ReasonNone {
+					time.Sleep(time.Second)
+				}
+				if got := time.Since(start); got != time.Duration(seconds)*time.Second {
+					t.Errorf("at most %v: it bypasses for %v; want %d s", most, got, seconds)
+				}
+			}
+			v.landed(7)
+			v.except(7, ReasonRefused, most)
+			if time.Sleep(exceptionFirst); v.excepted(7) != ReasonNone {
+				t.Error("it was not forgiven when it landed")
+			}
+		}
+	})
+	bubble(t, "AllOfTheText", func(t *testing.T) {
+		step := func(v *verdict, odd, good int) {
+			for range odd {
+				v.learnOdd(ReasonOverflow)
+			}
+			for range good {
+				v.shared()
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		for _, tc := range []struct {
+			name      string
+			odd, good int // in each twentieth of a second
+			first     int // odd ones at one moment before
+			avoids    bool
+		}{
+			{"NothingElse", 1, 0, 0, true},
+			{"Most", 2, 1, 0, true},
+			{"Few", 1, 20, 0, false},
+			{"ABurst", 0, 20, 100, false},
+			{"ABurstAndSomeMore", 1, 20, 100, false},
+			{"Seldom", 0, 0, 1, false},
+		} {
+			v := new(verdict)
+			step(v, tc.first, 0)
+			avoided := false
+			for range 100 {
+				step(v, tc.odd, tc.good)
+				avoided = avoided || v.avoided() != ReasonNone
+			}
+			if avoided != tc.avoids {
+				t.Errorf("%s: the text bypasses = %v; want %v", tc.name, avoided, tc.avoids)
+			}
+			if time.Sleep(oddMemory); v.avoided() != ReasonNone {
+				t.Errorf("%s: for good", tc.name)
+			}
+		}
+	})
+}
+
+// TestRemember_Burst: callers with arguments of their own, all at one moment, do not end
+// the sharing of a hot read beside them, whose flights take longer than theirs.
+func TestRemember_Burst(t *testing.T) {
+	handles, admin := openBoth(t)
+	if _, err := admin.Exec(t.Context(), `CREATE TABLE audit (n int);
+		CREATE FUNCTION audits(n int) RETURNS int LANGUAGE sql AS 'INSERT INTO audit VALUES (n) RETURNING n';
+		CREATE FUNCTION takes(n int) RETURNS int LANGUAGE plpgsql STABLE AS $$
+			BEGIN IF n = 0 THEN PERFORM count(*) FROM generate_series(1, 50000); ELSE PERFORM audits(n); END IF; RETURN n; END $$`); err != nil {
+		t.Fatal(err)
+	}
+	for executor, db := range handles {
+		mustInt(t, db, "SELECT takes($1)", 0)
+		before := ReadStats(db)
+		var hot, odd sync.WaitGroup
+		done := make(chan struct{})
+		var calls atomic.Int64
+		for range 16 {
+			hot.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					if _, err := queryInt(t.Context(), db, "SELECT takes($1)", 0); err != nil {
+						t.Error(err)
+					}
+					calls.Add(1)
+				}
+			})
+		}
+		n := 0
+		for end := time.Now().Add(2 * oddWithin); time.Now().Before(end); time.Sleep(oddWithin / 4) { // bursts, and not all the time
+			for range 2 * oddLeast {
+				n++
+				odd.Go(func() {
+					if _, err := queryInt(t.Context(), db, "SELECT takes($1)", n); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			odd.Wait()
+		}
+		close(done)
+		hot.Wait()
+		after := ReadStats(db)
+		bypassed := int64(after.Bypasses[ReasonRefused]-before.Bypasses[ReasonRefused]) - int64(n)
+		if bypassed > calls.Load()/20 {
+			t.Errorf("%v: %d of %d hot calls bypassed beside %d odd ones", executor, bypassed, calls.Load(), n)
+		}
+		t.Logf("%v: %d of %d hot calls bypassed beside %d odd ones", executor, bypassed, calls.Load(), n)
+	}
 }
 
 // TestRemember_BigText: a text that is too long for the pipeline, or to be remembered at
@@ -330,5 +444,38 @@ func TestForget_IgnoreComments(t *testing.T) {
 	}
 	if got := mustInt(t, db, query); got != 2 {
 		t.Errorf("it read %d after Forget; want 2", got)
+	}
+}
+
+// TestConnector_Collected: nothing is left of a connector that was used and closed.
+func TestConnector_Collected(t *testing.T) {
+	dsn := pgtest.Database(t)
+	for name, cfg := range map[string]Config{"pipeline": {}, "generic": {Executor: ExecutorGeneric}, "transactions": {Guard: GuardTransaction}} {
+		gone := make(chan struct{})
+		func() {
+			c, err := NewConnector(dsn, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			runtime.AddCleanup(c, func(struct{}) { close(gone) }, struct{}{})
+			db := c.OpenDB()
+			mustInt(t, db, "SELECT count(*) FROM pg_class WHERE relname = $1", "x")
+			mustInt(t, db, "SELECT $1::int", sql.NullInt32{Int32: 1, Valid: true})
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		for end := time.Now().Add(30 * time.Second); ; {
+			runtime.GC()
+			select {
+			case <-gone:
+			case <-time.After(time.Millisecond):
+				if time.Now().Before(end) {
+					continue
+				}
+				t.Errorf("%s: a connector that was closed is kept", name)
+			}
+			break
+		}
 	}
 }

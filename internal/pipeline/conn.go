@@ -635,7 +635,7 @@ func (k *conn) fail(ctx context.Context, c *Call, err *pgconn.PgError) answer {
 		end = answerAgain
 	case c.describe:
 		c.finish(c.prepareError(err))
-	case stalePlan(err) && c.stales == 0:
+	case stalePlan(err) && c.stales < maxStales:
 		c.stales++
 		k.p.stats.stale.Add(1)
 		c.stmt.forget(c.desc)

@@ -48,12 +48,23 @@ func (s *Shapes) Of(fields []pgconn.FieldDescription) *Shape {
 	}
 	sh := &Shape{Fields: fields}
 	s.byHash[hash] = append(s.byHash[hash], weak.Make(sh))
-	runtime.AddCleanup(sh, s.forget, hash)
+	runtime.AddCleanup(sh, forgetShape, shapePlace{weak.Make(s), hash})
 	return sh
 }
 
-// forget removes what has no Shape any more.
-func (s *Shapes) forget(hash uint64) {
+// shapePlace is where a Shape is found. It does not keep the table alive, nor all that the
+// table is a part of: what refers to Shapes, which would then never go.
+type shapePlace struct {
+	in   weak.Pointer[Shapes]
+	hash uint64
+}
+
+// forgetShape removes what has no Shape any more.
+func forgetShape(at shapePlace) {
+	s, hash := at.in.Value(), at.hash
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	left := slices.DeleteFunc(s.byHash[hash], func(w weak.Pointer[Shape]) bool { return w.Value() == nil })

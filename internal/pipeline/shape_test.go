@@ -56,3 +56,30 @@ func TestShapes(t *testing.T) {
 		time.Sleep(time.Millisecond) // cleanups run in a goroutine of the runtime's
 	}
 }
+
+// TestShapes_KeepNothing checks that Shapes do not keep alive what their table is a part
+// of, though that refers to them.
+func TestShapes_KeepNothing(t *testing.T) {
+	type owner struct {
+		Shapes
+		use  *Shape
+		rest [1 << 20]byte
+	}
+	gone := make(chan struct{})
+	func() {
+		o := new(owner)
+		o.use = o.Of([]pgconn.FieldDescription{{Name: "a"}})
+		runtime.AddCleanup(o, func(struct{}) { close(gone) }, struct{}{})
+	}()
+	for end := time.Now().Add(10 * time.Second); ; {
+		runtime.GC()
+		select {
+		case <-gone:
+			return
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(end) {
+			t.Fatal("what has a table of Shapes in it is never collected")
+		}
+	}
+}
