@@ -492,20 +492,39 @@ func TestConn_State(t *testing.T) {
 		}
 	})
 	bubble(t, "StatementsBeforePreparedAreBounded", func(t *testing.T) {
-		var c stmtCache
-		s := &fakeSession{server: &fakeServer{}}
-		for i := range maxStmts + 10 {
-			q := fmt.Sprint(i)
-			if old := c.put(q, &fakeStmt{s, q}); (old != nil) != (i >= maxStmts) {
-				t.Fatalf("statement %d: evicted = %v", i, old)
+		for _, tc := range []struct {
+			name   string
+			length int
+			open   bool
+			keeps  int
+		}{
+			{"Open", 8, true, maxStmts}, {"Closed", 8, false, keptStmts + 1}, {"ClosedAndLong", keptBytes / 4, false, 4}, {"Long", stmtBytes / 4, true, 4}, {"TooLong", 2 * stmtBytes, true, 1},
+		} {
+			var c stmtCache
+			s := &fakeSession{server: &fakeServer{}}
+			text := func(i int) string { return fmt.Sprintf("%08d", i) + strings.Repeat("x", tc.length-8) }
+			isOpen := func(string) bool { return tc.open }
+			first := text(0)
+			for i := range maxStmts + 10 {
+				if tc.length > 1<<20 && i > 20 {
+					break
+				}
+				n := len(c.order)
+				old := c.put(text(i), &fakeStmt{s, text(i)}, isOpen)
+				if want := n + 1 - len(old); len(c.order) != want || len(c.byText) != want || len(c.order) > tc.keeps {
+					t.Fatalf("%s: after %d statements, %d evicted, %d and %d are kept; want %d, at most %d", tc.name, i, len(old), len(c.order), len(c.byText), want, tc.keeps)
+				}
+				c.get(first) // used all the time
 			}
-			c.get("0") // used all the time: never evicted
-		}
-		if c.get("0") == nil || c.get("1") != nil {
-			t.Error("evicted the wrong statement")
-		}
-		if len(c.order) != maxStmts || len(c.byText) != maxStmts {
-			t.Errorf("%d, %d statements kept; want %d", len(c.order), len(c.byText), maxStmts)
+			if len(c.order) != tc.keeps || tc.keeps > 1 && c.get(first) == nil || c.get(text(1)) != nil {
+				t.Errorf("%s: %d are kept, the wrong ones; want %d", tc.name, len(c.order), tc.keeps)
+			}
+			for _, q := range slices.Clone(c.order) {
+				c.remove(q)
+			}
+			if c.bytes != 0 {
+				t.Errorf("%s: %d bytes are left of none", tc.name, c.bytes)
+			}
 		}
 	})
 }

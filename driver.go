@@ -235,7 +235,8 @@ type Connector struct {
 	types  atomic.Pointer[typeFacts] // how arguments are encoded; nil: not known yet
 	shapes pipeline.Shapes           // of what sessions have described
 
-	describing singleflight.Group // of statements, for their parameters
+	closedStmts closedStmts
+	describing  singleflight.Group // of statements, for their parameters
 
 	noSessionLayer bool // for a test that must fail without it
 
@@ -487,6 +488,7 @@ func (c *Connector) openPools() {
 	if pipelined {
 		c.pipe = newPipelineExecutor(c)
 		c.flights.pipe = c.pipe.Pool
+		c.verdicts.pipe.Store(c.pipe.Pool)
 	}
 	c.opened.Store(true)
 }
@@ -549,7 +551,7 @@ func Forget(ctx context.Context, db *sql.DB, query string, args ...any) error {
 	if c.catalogs != nil {
 		query, named = positional(query, named)
 	}
-	for _, via := range slices.Compact([]byte{viaQuery, c.viaStmt}) {
+	for _, via := range slices.Compact([]byte{viaQuery, c.stmtsVia(query)}) {
 		r := &read{via: via, query: query, args: named, v: c.verdicts.get(query, c.peek())}
 		key, why := appendKey(nil, via, partitionOf(ctx, c.cfg.PartitionKey), named, false)
 		if why == reasonConvert {

@@ -193,10 +193,10 @@ func (x *pipelineExecutor) counts() (retries, refused uint64) {
 }
 
 // maxPipelined bounds the texts that the pipeline prepares, in bytes. Longer ones go
-// through pgx, which keeps one prepared statement for each text: the server takes some
-// twenty times its length for one, and in the pipeline it would have another name for
-// each connection and whenever its verdict is made anew.
-const maxPipelined = 64 << 10
+// through pgx, which keeps one prepared statement for each text: the server takes twenty
+// to three hundred times its length for one, and in the pipeline it would have another
+// name whenever its verdict is made anew.
+const maxPipelined = 16 << 10
 
 // serves returns the statement if the pipeline can run the read.
 func (x *pipelineExecutor) serves(r *read) *pipeline.Stmt {

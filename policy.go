@@ -3,12 +3,9 @@ package flightpg
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -294,6 +291,7 @@ type verdict struct {
 	flown    atomic.Bool   // a flight has landed that the guard did not stop
 	refused  atomic.Bool   // the guard has stopped it
 	numInput atomic.Int32  // of the prepared statement; shapeUnknown until known
+	open     *atomic.Int32 // how many sql.Stmt of the text are; the same for its next verdict
 	avoid    atomic.Int64  // Unix nanoseconds until which the text bypasses
 	avoidWhy atomic.Uint32 // with that Reason
 
@@ -310,195 +308,6 @@ type verdict struct {
 }
 
 const shapeUnknown = -2 // -1 is database/sql's "do not check"
-
-// What became of a read (too large a result, a refusal of the guard) is remembered for
-// the same arguments first: one caller's must not end the others' sharing. For all of the
-// text it counts when most of its reads end so.
-const (
-	exceptionFirst = time.Second      // how long the same arguments bypass, the first time; the next time twice as long,
-	overflowMemory = 10 * time.Second // and at most so long for results that are too large,
-	refusedMemory  = 5 * time.Minute  // or so long
-	exceptionKept  = time.Minute      // after that; then it is a first time again
-	maxExceptions  = 16               // of a text; the oldest makes room, and is found out again
-
-	oddLeast  = 8                // so many exceptions are looked at together,
-	oddWithin = time.Second      // that came in more than this time (others may have come at one moment)
-	oddMemory = 10 * time.Second // and less than this; for as long the text bypasses
-)
-
-// An exception is a read of a text, by a hash of its arguments, that bypasses for a
-// while.
-type exception struct {
-	args  uint64
-	why   Reason
-	times uint8
-	until int64 // Unix nanoseconds
-}
-
-func (e *exception) over(now int64) bool { return e.until+int64(exceptionKept) < now }
-
-// except makes the reads with these arguments bypass for a while.
-func (v *verdict) except(args uint64, why Reason, most time.Duration) {
-	now := time.Now().UnixNano()
-	for {
-		have := v.exceptions.Load()
-		e := exception{args: args, why: why}
-		list := make([]exception, 0, maxExceptions)
-		if have != nil {
-			for _, x := range *have {
-				switch {
-				case x.over(now):
-				case x.args == args:
-					e.times = min(x.times+1, 16)
-				default:
-					list = append(list, x)
-				}
-			}
-		}
-		if len(list) == maxExceptions {
-			list = append(list[:0], list[1:]...)
-		}
-		e.until = now + int64(min(exceptionFirst<<e.times, most))
-		list = append(list, e)
-		if v.exceptions.CompareAndSwap(have, &list) {
-			return
-		}
-	}
-}
-
-// excepted says why a read with these arguments bypasses, ReasonNone if it does not.
-func (v *verdict) excepted(args uint64) Reason {
-	list := v.exceptions.Load()
-	if list == nil {
-		return ReasonNone
-	}
-	now, over := time.Now().UnixNano(), true
-	for i := range *list {
-		e := &(*list)[i]
-		if e.args == args && now < e.until {
-			return e.why
-		}
-		over = over && e.over(now)
-	}
-	if over {
-		v.exceptions.CompareAndSwap(list, nil)
-	}
-	return ReasonNone
-}
-
-// forgive forgets that reads with these arguments were exceptions.
-func (v *verdict) forgive(args uint64) {
-	for {
-		have := v.exceptions.Load()
-		if have == nil || !slices.ContainsFunc(*have, func(e exception) bool { return e.args == args }) {
-			return
-		}
-		list := slices.DeleteFunc(slices.Clone(*have), func(e exception) bool { return e.args == args })
-		if v.exceptions.CompareAndSwap(have, &list) {
-			return
-		}
-	}
-}
-
-// learnOdd is told of each read that became an exception. It reports whether most have,
-// so that the text bypasses for a while.
-func (v *verdict) learnOdd(why Reason) bool {
-	now := time.Now().UnixNano()
-	since := v.oddSince.Load()
-	if since == 0 || now-since > int64(oddMemory) {
-		v.good.Store(0)
-		v.odd.Store(1)
-		v.oddSince.Store(now)
-		return false
-	}
-	if odd := v.odd.Add(1); odd < oddLeast || now-since < int64(oddWithin) {
-		return false
-	} else if odd <= v.good.Load() {
-		v.oddSince.Store(0)
-		return false
-	}
-	v.oddSince.Store(0)
-	v.avoidWhy.Store(uint32(why))
-	v.avoid.Store(now + int64(oddMemory))
-	return true
-}
-
-// refuse makes the text bypass for good: for as long as this verdict lasts.
-func (v *verdict) refuse() { v.refused.Store(true) }
-
-// learnRefusal is told of each flight that ended with read_only_sql_transaction. A
-// function can raise that for reasons of its own, and for some arguments: so can the
-// server, for a function that writes for some.
-func (v *verdict) learnRefusal(args uint64, err error) {
-	v.except(args, ReasonRefused, refusedMemory)
-	if !serversRefusal(err) {
-		return
-	}
-	if (v.judged.Params == 0 || v.learnOdd(ReasonRefused)) && !v.flown.Load() {
-		v.refuse() // it has never done anything else
-	}
-}
-
-// learnOverflow is told of each flight whose result was too large to share.
-func (v *verdict) learnOverflow(args uint64) {
-	v.except(args, ReasonOverflow, overflowMemory)
-	v.learnOdd(ReasonOverflow)
-}
-
-// landed is told of each flight that has landed whole.
-func (v *verdict) landed(args uint64) {
-	if !v.flown.Load() {
-		v.flown.Store(true)
-	}
-	if v.exceptions.Load() != nil {
-		v.forgive(args)
-	}
-	if since := v.oddSince.Load(); since != 0 && time.Now().UnixNano()-since > int64(oddMemory) {
-		v.oddSince.CompareAndSwap(since, 0)
-	}
-}
-
-// shared is told of each caller that got rows of a flight.
-func (v *verdict) shared() {
-	if v.oddSince.Load() != 0 {
-		v.good.Add(1)
-	}
-}
-
-// avoided says why the text bypasses now, whatever the arguments; ReasonNone if it does
-// not.
-func (v *verdict) avoided() Reason {
-	if until := v.avoid.Load(); until != 0 && time.Now().UnixNano() < until {
-		return Reason(v.avoidWhy.Load())
-	}
-	return ReasonNone
-}
-
-// A large result that one caller reads is streamed to it while the server still
-// sends, as without flightpg: put together first, for others who may come, its first
-// row would be late, and the memory for nobody. Others may come as long as it is not
-// streamed, so that must be learned.
-const (
-	largeResult = 64 << 10 // bytes in memory
-	unsharedRun = 16       // so many in a row that nobody shared, and the next ones are streamed,
-	unsharedTry = 16       // but for each 16th
-)
-
-// streams reports whether a large result shall be streamed if it has one caller.
-func (v *verdict) streams() bool {
-	n := v.unshared.Load()
-	return n >= unsharedRun && n%unsharedTry != 0
-}
-
-// learnSharing is told of each large result whether callers shared it.
-func (v *verdict) learnSharing(shared bool) {
-	switch {
-	case !shared:
-		v.unshared.Add(1)
-	case v.unshared.Load() != 0:
-		v.unshared.Store(0)
-	}
-}
 
 // effect is what a statement may do to its session and to the database, beside
 // changing rows.
@@ -681,6 +490,7 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 		v.keyed = string(sqlscan.StripComments(nil, sql))
 	}
 	v.numInput.Store(shapeUnknown)
+	v.open = new(atomic.Int32)
 	v.size = verdictSize + len(sql)
 	if len(v.keyed) != len(sql) {
 		v.size += len(v.keyed)
@@ -692,157 +502,6 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 // columns, in bytes: with its entry in a map, what the pipeline knows of it, and its
 // exceptions.
 const verdictSize = 1536
-
-// verdictCache bounds what is remembered of SQL texts: at most cacheTexts texts, and
-// cacheBytes bytes of them, of their verdicts and of the descriptions of their
-// parameters and columns. (Texts with the same columns share what describes these; it
-// is counted for each.) Each shard keeps two generations; a full young one becomes the
-// old one, whose texts are forgotten unless asked for again. Reading allocates nothing,
-// and takes no lock for texts that are read all the time: even a shared one is a place
-// where all CPUs meet.
-type verdictCache struct {
-	seed   maphash.Seed
-	rules  rules
-	recent [cacheRecent]atomic.Pointer[verdict] // by the text's hash, whichever was read last
-	shards [cacheShards]verdictShard
-}
-
-const (
-	cacheShards = 16
-	cacheTexts  = 10_000
-	cacheBytes  = 32 << 20
-	cacheRecent = 256
-	recentText  = 4 << 10   // bytes of a text among those, at most
-	recentBytes = 32 << 10  // and with what it counts in all: here they are not counted
-	maxText     = 512 << 10 // bytes of a text that is remembered, at most
-)
-
-type verdictShard struct {
-	mu         sync.RWMutex        // guards what follows; nothing is scanned while it is held
-	young, old map[uint64]*verdict // by the text's hash; of two texts with one hash the later stays
-	bytes      int                 // that the young generation counts
-}
-
-func newVerdictCache(r rules) *verdictCache {
-	return &verdictCache{seed: maphash.MakeSeed(), rules: r}
-}
-
-// get returns the verdict on a text by a picture of the catalog, which may be
-// nil.
-func (c *verdictCache) get(sql string, by *loaded) *verdict {
-	hash := maphash.String(c.seed, sql)
-	recent := &c.recent[hash/cacheShards%cacheRecent]
-	if v := recent.Load(); v != nil && v.sql == sql && v.gen == by.generation() {
-		return v
-	}
-	v := c.find(hash, sql, by)
-	if len(sql) <= recentText {
-		recent.Store(v)
-	}
-	return v
-}
-
-// descSize returns what the description of a statement takes in memory, in bytes: its
-// parameters' types and its columns, with what results keep of these.
-func descSize(fields []pgconn.FieldDescription, params int) int {
-	const column = fieldSize + columnSize + stringSize + 4
-	size := 256 + 4*params + column*len(fields)
-	for i := range fields {
-		size += int(allocated(len(fields[i].Name)))
-	}
-	return size
-}
-
-// Who describes a statement.
-const (
-	describedPipelined = iota
-	describedGuarded   // under GuardTransaction
-	describedParams    // asked for the types of its parameters
-	describedSources
-)
-
-// describe notes how much what one of the sources knows of a text's parameters and
-// columns takes now, in bytes.
-func (c *verdictCache) describe(v *verdict, source, bytes int) {
-	s := &c.shards[v.hash%cacheShards]
-	s.mu.Lock()
-	v.described[source], bytes = bytes, bytes-v.described[source]
-	v.size += bytes
-	large := v.size > recentBytes
-	if s.young[v.hash] == v {
-		s.bytes += bytes
-		s.ageLocked(0)
-	}
-	s.mu.Unlock()
-	if large {
-		c.recent[v.hash/cacheShards%cacheRecent].CompareAndSwap(v, nil)
-	}
-}
-
-// find is get in the shards.
-func (c *verdictCache) find(hash uint64, sql string, by *loaded) *verdict {
-	s := &c.shards[hash%cacheShards]
-	s.mu.RLock()
-	v := s.young[hash]
-	young := v != nil && v.sql == sql
-	if !young {
-		if v = s.old[hash]; v != nil && v.sql != sql {
-			v = nil
-		}
-	}
-	s.mu.RUnlock()
-	if v != nil && v.gen == by.generation() {
-		if !young {
-			s.put(hash, v)
-		}
-		return v
-	}
-	n := c.rules.judge(sql, by)
-	n.hash = hash
-	if v != nil { // what does not depend on the catalog stays known
-		n.numInput.Store(v.numInput.Load())
-		n.avoidWhy.Store(v.avoidWhy.Load())
-		n.avoid.Store(v.avoid.Load())
-	}
-	return s.put(hash, n)
-}
-
-// generation returns the picture's, 0 for none.
-func (l *loaded) generation() uint64 {
-	if l == nil {
-		return 0
-	}
-	return l.gen
-}
-
-func (s *verdictShard) put(hash uint64, v *verdict) *verdict {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	first := s.young[hash]
-	if first != nil && first.sql == v.sql && first.gen == v.gen {
-		return first
-	}
-	if len(v.sql) > maxText {
-		return v // remembering it would cost all others
-	}
-	if first != nil {
-		s.bytes -= first.size
-		delete(s.young, hash)
-	}
-	s.ageLocked(v.size)
-	s.bytes += v.size
-	s.young[hash] = v
-	return v
-}
-
-// ageLocked makes the young generation the old one if there is no room for so many
-// bytes more.
-func (s *verdictShard) ageLocked(bytes int) {
-	const texts, most = cacheTexts / cacheShards / 2, cacheBytes / cacheShards / 2
-	if s.young == nil || len(s.young) >= texts || s.bytes+bytes > most {
-		s.old, s.young, s.bytes = s.young, make(map[uint64]*verdict), 0
-	}
-}
 
 // reasonOf translates the scanner's reason: the two packages give them the same
 // names.

@@ -111,7 +111,7 @@ func TestVerdictCache(t *testing.T) {
 	// Two texts of one hash: neither gets the other's verdict.
 	hash := maphash.String(c.seed, "DELETE FROM t")
 	for range 2 {
-		c.shards[hash%cacheShards].put(hash, c.rules.judge("SELECT 2", nil))
+		c.put(&c.shards[hash%cacheShards], hash, c.rules.judge("SELECT 2", nil))
 		if v := c.get("DELETE FROM t", nil); v.reason != ReasonWrite {
 			t.Errorf("DELETE: %v after another text of its hash", v.reason)
 		}

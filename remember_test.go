@@ -250,8 +250,9 @@ func TestRemember_Burst(t *testing.T) {
 		for end := time.Now().Add(2 * oddWithin); time.Now().Before(end); time.Sleep(oddWithin / 4) { // bursts, and not all the time
 			for range 2 * oddLeast {
 				n++
+				arg := n
 				odd.Go(func() {
-					if _, err := queryInt(t.Context(), db, "SELECT takes($1)", n); err != nil {
+					if _, err := queryInt(t.Context(), db, "SELECT takes($1)", arg); err != nil {
 						t.Error(err)
 					}
 				})
@@ -333,10 +334,11 @@ func TestRemember_PreparedBytes(t *testing.T) {
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
-			for i := range 60 {
-				n := (g*7 + i) % 60
+			const texts = 5 * 1 << 20 / maxPipelined // more than fit
+			for i := range texts {
+				n := (g*7 + i) % texts
 				var got int
-				if err := db.QueryRow(fmt.Sprintf("SELECT %d -- %s", n, strings.Repeat("x", 30<<10))).Scan(&got); err != nil || got != n {
+				if err := db.QueryRow(fmt.Sprintf("SELECT %d -- %s", n, strings.Repeat("x", maxPipelined-100))).Scan(&got); err != nil || got != n {
 					t.Errorf("got %d, %v; want %d", got, err, n)
 				}
 			}

@@ -402,7 +402,7 @@ func (s *session) stmt(ctx context.Context, query string) (driver.Stmt, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old := s.stmts.put(query, st); old != nil {
+	for _, old := range s.stmts.put(query, st, s.c.verdicts.opened) {
 		_ = old.Close() // a failure shows at the connection's next use
 	}
 	return st, nil
@@ -483,14 +483,18 @@ func (s *session) numInput(ctx context.Context, prepared bool, query string) (n 
 }
 
 // maxStmts is how many prepared statements a session keeps, the number that
-// pgx's own cache holds by default.
-const maxStmts = 512
+// pgx's own cache holds by default, and stmtBytes bounds their texts.
+const (
+	maxStmts  = 512
+	stmtBytes = 4 << 20
+)
 
 // stmtCache keeps prepared statements in the order of their last use. Sessions
 // have few; a scan is as good as a list.
 type stmtCache struct {
 	byText map[string]driver.Stmt
 	order  []string // least recently used first
+	bytes  int      // of the texts
 }
 
 func (c *stmtCache) get(query string) driver.Stmt {
@@ -506,23 +510,32 @@ func (c *stmtCache) remove(query string) driver.Stmt {
 	st := c.byText[query]
 	if st != nil {
 		delete(c.byText, query)
+		c.bytes -= len(query)
 		i := slices.Index(c.order, query)
 		c.order = slices.Delete(c.order, i, i+1)
 	}
 	return st
 }
 
-func (c *stmtCache) put(query string, st driver.Stmt) (evicted driver.Stmt) {
+// put adds a statement, and returns those that have to go for it. opened reports whether
+// an application has one of that text: of the others a few are kept.
+func (c *stmtCache) put(query string, st driver.Stmt, opened func(string) bool) (evicted []driver.Stmt) {
 	if c.byText == nil {
 		c.byText = make(map[string]driver.Stmt)
 	}
-	if len(c.order) == maxStmts {
-		evicted = c.byText[c.order[0]]
-		delete(c.byText, c.order[0])
-		c.order = slices.Delete(c.order, 0, 1)
+	for len(c.order) > 0 && (len(c.order) >= maxStmts || c.bytes+len(query) > stmtBytes) {
+		evicted = append(evicted, c.remove(c.order[0]))
+	}
+	for i, looks := 0, 4; i < len(c.order) && looks > 0 && (len(c.order) > keptStmts || c.bytes+len(query) > keptBytes); looks-- { // at the cost of a few look-ups
+		if opened(c.order[i]) {
+			i++
+		} else {
+			evicted = append(evicted, c.remove(c.order[i]))
+		}
 	}
 	c.byText[query] = st
 	c.order = append(c.order, query)
+	c.bytes += len(query)
 	return evicted
 }
 

@@ -13,6 +13,7 @@ import (
 type stmt struct {
 	cn       *conn
 	query    string
+	v        *verdict // of the query, when it was prepared
 	numInput int
 	closed   bool
 }
@@ -34,10 +35,11 @@ func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	}
 	var n int
 	var err error
+	v := cn.c.verdicts.get(query, cn.c.peek())
 	if cn.lease == nil && cn.c.mode(ctx) != ModeOff && cn.c.off.Load() == uint32(ReasonNone) {
-		n, err = cn.c.shape(ctx, cn.c.verdicts.get(query, cn.c.peek()), query)
+		n, err = cn.c.shape(ctx, v, query)
 	} else if err = cn.attach(ctx); err == nil {
-		n, _, err = cn.lease.numInput(ctx, cn.c.viaStmt == viaStmt, query)
+		n, _, err = cn.lease.numInput(ctx, cn.c.stmtsVia(query) == viaStmt, query)
 		cn.ran(err)
 	}
 	if err != nil {
@@ -47,7 +49,17 @@ func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 		cn.prepared = make(map[string]int)
 	}
 	cn.prepared[query]++
-	return &stmt{cn: cn, query: query, numInput: n}, nil
+	v.open.Add(1)
+	return &stmt{cn: cn, query: query, v: v, numInput: n}, nil
+}
+
+// stmtsVia says how statements of a text are executed. A long one is not left to pgx's
+// cache of plain queries, which would keep it prepared when it was closed.
+func (c *Connector) stmtsVia(query string) byte {
+	if len(query) > maxPipelined {
+		return viaStmt
+	}
+	return c.viaStmt
 }
 
 // Prepare implements driver.Conn. database/sql calls PrepareContext.
@@ -65,6 +77,11 @@ func (s *stmt) Close() error {
 	s.closed = true
 	if s.cn.prepared[s.query]--; s.cn.prepared[s.query] == 0 {
 		delete(s.cn.prepared, s.query)
+	}
+	if s.v.open.Add(-1) == 0 {
+		for _, gone := range s.cn.c.closedStmts.closed(s.v) {
+			s.cn.c.verdicts.drop(gone)
+		}
 	}
 	return nil
 }
@@ -94,12 +111,12 @@ func (s *stmt) NumInput() int { return s.numInput }
 
 // QueryContext implements driver.StmtQueryContext.
 func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	return s.cn.query(ctx, s.cn.c.viaStmt, s.query, args)
+	return s.cn.query(ctx, s.cn.c.stmtsVia(s.query), s.query, args)
 }
 
 // ExecContext implements driver.StmtExecContext.
 func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	return s.cn.exec(ctx, s.cn.c.viaStmt, s.query, args)
+	return s.cn.exec(ctx, s.cn.c.stmtsVia(s.query), s.query, args)
 }
 
 var errNoContext = errors.New("flightpg: not implemented: use the method with a context")

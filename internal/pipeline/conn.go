@@ -29,6 +29,7 @@ type conn struct {
 	out      []byte
 	prepared preparedSet
 	closing  []string // prepared statements to close with the next write
+	dropped  uint64   // how many of the pool's dropped ones it has heard of
 	group    []*Call
 	stmts    []*Stmt       // of the group's calls, which are somebody else's once they are finished
 	head     int           // of group: the next whose answer comes
@@ -109,7 +110,7 @@ func (p *Pool) connect() (*conn, error) {
 		return nil, err
 	}
 	k := &conn{
-		p: p, link: link, net: h.Conn, config: h.Config, reported: h.ParameterStatuses, opened: time.Now(),
+		p: p, link: link, net: h.Conn, dropped: p.dropped.count.Load(), config: h.Config, reported: h.ParameterStatuses, opened: time.Now(),
 		prepared: preparedSet{limit: max(p.cfg.Statements, 2*p.cfg.Group), known: make(map[string]*preparedStmt)},
 	}
 	k.poke = k.interrupt
@@ -232,6 +233,14 @@ func (k *conn) send() bool {
 		out = k.closeStmt(out, name)
 	}
 	k.closing = k.closing[:0]
+	if k.p.dropped.count.Load() != k.dropped {
+		var names []string
+		for names, k.dropped = k.p.dropped.since(nil, k.dropped); len(names) > 0; names = names[1:] {
+			if k.prepared.forget(names[0]) {
+				out = k.closeStmt(out, names[0])
+			}
+		}
+	}
 	k.stmts = k.stmts[:0]
 	for i, c := range kept {
 		k.stmts = append(k.stmts, c.stmt)

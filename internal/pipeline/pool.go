@@ -18,6 +18,7 @@ type Pool struct {
 	stop      context.CancelFunc
 	encoders  encoders
 	shapes    Shapes
+	dropped   dropped
 	elsewhere atomic.Bool // the server cannot be served here
 
 	way    atomic.Int64         // to the server and back: the least that was measured, in nanoseconds, or 0

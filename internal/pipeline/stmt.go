@@ -40,6 +40,48 @@ func (s *Stmt) ParamOIDs() (oids []uint32, known bool) {
 	return nil, false
 }
 
+// Drop says that a statement will hardly be called again. What connections have prepared
+// for it they close when they write next; a call that comes all the same describes it
+// anew.
+func (p *Pool) Drop(st *Stmt) {
+	if d := st.desc.Swap(nil); d != nil {
+		p.dropped.add(d.name)
+	}
+}
+
+// dropped are the names of prepared statements that connections may close, the latest
+// of them: what a connection has missed goes when others push it out.
+type dropped struct {
+	count atomic.Uint64 // of all there ever were; written under mu
+
+	mu    sync.Mutex           // guards names
+	names [droppedNames]string // the n-th one is at n modulo their number
+}
+
+const droppedNames = 1024
+
+func (d *dropped) add(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.count.Load()
+	d.names[n%droppedNames] = name
+	d.count.Store(n + 1)
+}
+
+// since appends the names from the n-th one on, and returns the number of the next.
+func (d *dropped) since(names []string, n uint64) ([]string, uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	count := d.count.Load()
+	if count > droppedNames {
+		n = max(n, count-droppedNames)
+	}
+	for ; n < count; n++ {
+		names = append(names, d.names[n%droppedNames])
+	}
+	return names, count
+}
+
 // Desc describes a statement as the server prepared it, under a name of its own.
 // It is immutable.
 type Desc struct {
@@ -330,7 +372,7 @@ func (t *times) solo() bool { return !t.known.Load() || t.alone.Load() > 0 }
 // their descriptions, which others may have forgotten.
 type preparedSet struct {
 	limit int
-	bytes int // of their texts: the server keeps some twenty times as much
+	bytes int // of their texts: the server keeps a hundred times as much
 	known map[string]*preparedStmt
 	first *preparedStmt // least recently used
 	last  *preparedStmt
@@ -340,7 +382,7 @@ type preparedSet struct {
 
 // preparedBytes bounds the texts of one connection's prepared statements, but for the
 // one that was used last.
-const preparedBytes = 1 << 20
+const preparedBytes = 4 << 20
 
 type preparedStmt struct {
 	name       string
@@ -372,10 +414,15 @@ func (s *preparedSet) use(d *Desc, bytes int) (prepare bool, evicted []string) {
 }
 
 // remove forgets a statement.
-func (s *preparedSet) remove(d *Desc) {
-	if p := s.known[d.name]; p != nil {
+func (s *preparedSet) remove(d *Desc) { s.forget(d.name) }
+
+// forget forgets the statement of that name, and reports whether there was one.
+func (s *preparedSet) forget(name string) bool {
+	p := s.known[name]
+	if p != nil {
 		s.drop(p)
 	}
+	return p != nil
 }
 
 func (s *preparedSet) drop(p *preparedStmt) {
