@@ -324,7 +324,9 @@ func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_
 			if sd, err = s.describe(ctx, r.query); err != nil {
 				return nil, err
 			}
-			sd.Fields = s.c.shapes.Of(sd.Fields).Fields
+			shape := s.c.shapes.Of(sd.Fields)
+			sd.Fields = shape.Fields
+			r.v.shape.Store(shape)
 			r.v.description.Store(sd)
 			s.c.verdicts.describe(r.v, describedGuarded, descSize(sd.Fields, len(sd.ParamOIDs)))
 		}

@@ -284,6 +284,7 @@ type verdict struct {
 
 	// Under GuardTransaction: the types of parameters and columns, or nil.
 	description atomic.Pointer[pgconn.StatementDescription]
+	shape       atomic.Pointer[pipeline.Shape] // of its columns, which others may have too
 
 	pipelined atomic.Pointer[pipeline.Stmt] // what the pipeline knows of it, or nil
 	params    atomic.Pointer[[]uint32]      // the types of its parameters, where they were asked for
