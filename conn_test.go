@@ -516,7 +516,7 @@ func TestConn_State(t *testing.T) {
 				}
 				c.get(first) // used all the time
 			}
-			if len(c.order) != tc.keeps || tc.keeps > 1 && c.get(first) == nil || c.get(text(1)) != nil {
+			if len(c.order) != tc.keeps || tc.keeps > 1 && c.get(first) == nil || !tc.open && c.get(text(1)) != nil {
 				t.Errorf("%s: %d are kept, the wrong ones; want %d", tc.name, len(c.order), tc.keeps)
 			}
 			for _, q := range slices.Clone(c.order) {

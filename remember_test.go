@@ -481,3 +481,67 @@ func TestConnector_Collected(t *testing.T) {
 		}
 	}
 }
+
+// TestRemember_ClosedStatements: statements that are prepared, run and closed once do not
+// fill the server: few stay prepared on the sessions and on the pipeline's connections,
+// and those that are open all stay.
+func TestRemember_ClosedStatements(t *testing.T) {
+	handles, _ := openBoth(t)
+	db := handles[ExecutorPipeline]
+	ctx := t.Context()
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, "SET application_name = 'kept'"); err != nil { // it has a session of its own
+		t.Fatal(err)
+	}
+	long := strings.Repeat("x", maxPipelined)
+	var open []*sql.Stmt
+	for i := range 3 * keptStmts {
+		st, err := conn.PrepareContext(ctx, fmt.Sprintf("SELECT %d -- %s", i, long))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := mustStmt(t, st); got != i {
+			t.Errorf("statement %d gives %d", i, got)
+		}
+		if i%8 == 0 {
+			open = append(open, st)
+		} else if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	count := func() (n int) {
+		t.Helper()
+		err := conn.Raw(func(dc any) error {
+			pc := dc.(interface{ Conn() *pgx.Conn }).Conn()
+			return pc.QueryRow(ctx, "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '% -- xxx%'").Scan(&n)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	few := keptBytes/maxPipelined + 1
+	if n := count(); n < len(open) || n > len(open)+few {
+		t.Errorf("%d statements are prepared; want the %d that are open, and at most %d more", n, len(open), few)
+	}
+	for i, st := range open {
+		if got := mustStmt(t, st); got != 8*i {
+			t.Errorf("statement %d gives %d", 8*i, got)
+		}
+	}
+	if n := count(); n < len(open) {
+		t.Errorf("%d statements are prepared; want all %d that are open", n, len(open))
+	}
+}
+
+func mustStmt(t *testing.T, st *sql.Stmt) (n int) {
+	t.Helper()
+	if err := st.QueryRow().Scan(&n); err != nil {
+		t.Error(err)
+	}
+	return n
+}

@@ -526,11 +526,11 @@ func (c *stmtCache) put(query string, st driver.Stmt, opened func(string) bool) 
 	for len(c.order) > 0 && (len(c.order) >= maxStmts || c.bytes+len(query) > stmtBytes) {
 		evicted = append(evicted, c.remove(c.order[0]))
 	}
-	for i, looks := 0, 4; i < len(c.order) && looks > 0 && (len(c.order) > keptStmts || c.bytes+len(query) > keptBytes); looks-- { // at the cost of a few look-ups
-		if opened(c.order[i]) {
-			i++
+	for looks := 0; looks < 4 && len(c.order) > 0 && (len(c.order) > keptStmts || c.bytes+len(query) > keptBytes); looks++ {
+		if oldest := c.order[0]; opened(oldest) {
+			c.order = append(slices.Delete(c.order, 0, 1), oldest) // its turn comes again
 		} else {
-			evicted = append(evicted, c.remove(c.order[i]))
+			evicted = append(evicted, c.remove(oldest))
 		}
 	}
 	c.byText[query] = st

@@ -591,3 +591,56 @@ func TestPool_Close(t *testing.T) {
 		t.Errorf("%d calls were turned away; want those that waited, and only those", closed)
 	}
 }
+
+// TestPool_Drop: a connection closes what it has prepared for statements that were
+// dropped, when it writes next; one that is called all the same goes on.
+func TestPool_Drop(t *testing.T) {
+	p := openPool(t, func(cfg *Config) { cfg.Max = 2 })
+	text := func(i int) string { return fmt.Sprintf("SELECT %d -- dropped", i) }
+	call := func(sql string) string {
+		t.Helper()
+		r := &reading{max: 10}
+		c := p.NewCall(p.stmt(sql), nil, r)
+		if !c.Run(t.Context()) || c.Err() != nil {
+			t.Fatalf("%s: %v", sql, c.Err())
+		}
+		return r.rows[0][0]
+	}
+	prepared := func() string {
+		t.Helper()
+		return call("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%-- dropped'")
+	}
+	for round := 0; prepared() != "20"; round++ { // on one connection; a late answer can have opened another
+		if round == 50 {
+			t.Fatalf("%s of 20 statements are prepared", prepared())
+		}
+		for i := range 20 {
+			call(text(i))
+		}
+	}
+	for i := range 15 {
+		p.Drop(p.stmt(text(i)))
+		p.Drop(p.stmt(text(i))) // as good as once
+	}
+	if n := prepared(); n != "5" {
+		t.Errorf("%s statements are prepared after 15 of 20 were dropped; want 5", n)
+	}
+	if got := call(text(3)); got != "3" || prepared() != "6" {
+		t.Errorf("a dropped statement that is called again gives %s, %s are prepared", got, prepared())
+	}
+	for i := range 3 * droppedNames { // more than a connection hears of
+		p.dropped.add(fmt.Sprint("nobody's ", i))
+	}
+	if n := prepared(); n != "6" {
+		t.Errorf("%s statements are prepared; want 6", n)
+	}
+	if err := p.Describe(t.Context(), p.stmt("SELECT $1::int -- dropped")); err != nil {
+		t.Error(err)
+	}
+	if oids, ok := p.stmt("SELECT $1::int -- dropped").ParamOIDs(); !ok || len(oids) != 1 || oids[0] != pgtype.Int4OID {
+		t.Errorf("ParamOIDs = %v, %v", oids, ok)
+	}
+	if err := p.Describe(t.Context(), p.stmt("SELECT nosuch -- dropped")); err == nil {
+		t.Error("a statement with an error is described")
+	}
+}
