@@ -392,7 +392,8 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		budget:   budget{limit: cfg.Memory, large: largeResult},
 	}
 	c.driver = &Driver{c: c}
-	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window})
+	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window, Take: c.budget.take, Give: c.budget.give})
+	c.budget.makeRoom = c.table.MakeRoom
 	if pc == nil {
 		if cfg.Executor == ExecutorPipeline {
 			return nil, fmt.Errorf("flightpg: flight_executor=pipeline cannot be used: %s", c.noPipeline())
