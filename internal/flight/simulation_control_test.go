@@ -147,7 +147,7 @@ var mutants = []schedule.Mutant{
 	{
 		Name:  "WhatIsNotKeptStaysCounted",
 		File:  "flight.go",
-		Edits: [][2]string{{"\tif unkept {", "\tif false {"}},
+		Edits: [][2]string{{"\tif unkept {", "\tif false && unkept {"}},
 		Want:  []string{countsAddUp},
 	},
 	{

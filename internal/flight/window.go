@@ -134,10 +134,13 @@ func (s *shard[V]) dropWhile(over func(k *keeping[V], now time.Time) bool, timer
 			dropped[n] = k
 			n++
 		}
-		if timer && n < dropBatch {
-			if s.expiring = s.oldest != nil; s.expiring {
-				s.expiry.Reset(s.oldest.expires.Sub(now))
-			}
+		switch {
+		case n == dropBatch || s.expiry == nil:
+		case s.oldest == nil:
+			s.expiring = false
+			s.expiry.Stop() // it holds the table
+		case timer:
+			s.expiry.Reset(s.oldest.expires.Sub(now))
 		}
 		s.mu.Unlock()
 		for _, k := range dropped[:n] {
