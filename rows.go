@@ -151,9 +151,8 @@ func (b *budget) take(n int64) bool {
 	return b.makeRoom != nil && b.takeKept(n)
 }
 
-// takeKept is take at the expense of what is kept: one after the other is dropped,
-// so that many at a time drop no more than they need. What others have added and
-// are about to undo does not count as too much for long, but one result too many.
+// takeKept is take at the expense of what is kept: one result after the other is
+// dropped until it fits, so that many at a time drop no more than they need.
 func (b *budget) takeKept(n int64) bool {
 	for n <= b.limit {
 		used := b.used.Load()

@@ -34,7 +34,7 @@ func TestWindow_MemoryHolds(t *testing.T) {
 		}
 		return openFake(t, f, cfg)
 	}
-	real := func(t *testing.T, cfg Config) *sql.DB {
+	server := func(t *testing.T, cfg Config) *sql.DB {
 		db, err := OpenDB(pgtest.Database(t), cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -71,13 +71,13 @@ func TestWindow_MemoryHolds(t *testing.T) {
 			Config{Memory: memory},
 		},
 		{
-			"Pipeline", real, 200,
+			"Pipeline", server, 200,
 			func(int) string { return "SELECT length($1)::int8" },
 			func(i int) string { return strings.Repeat("x", 900_000) + strconv.Itoa(i) },
 			Config{CatalogTTL: -1},
 		},
 		{
-			"Generic", real, 200,
+			"Generic", server, 200,
 			func(int) string { return "SELECT length($1)::int8" },
 			func(i int) string { return strings.Repeat("x", 900_000) + strconv.Itoa(i) },
 			Config{CatalogTTL: -1, Executor: ExecutorGeneric},
