@@ -71,8 +71,9 @@ type Config struct {
 	// optional unit (kB, MB, GB: powers of 1024).
 	MaxResult int64
 
-	// Memory bounds all results that are buffered at a time, in bytes. 0 means
-	// 64 MiB; negative is an error. DSN: flight_memory, with an optional unit.
+	// Memory bounds all results that are buffered at a time, in bytes, and what is
+	// kept for Window, keys and all. 0 means 64 MiB; negative is an error. DSN:
+	// flight_memory, with an optional unit.
 	Memory int64
 
 	// FlightConns bounds the PostgreSQL connections that flights run on. Reads
@@ -138,8 +139,8 @@ type Config struct {
 	// Window is how long a finished result is given to further callers,
 	// without asking the server. Under ModeFenced it ends with the next write
 	// made through this process; ModeStrict never uses it. Writes made
-	// elsewhere stay unseen for as long. 0, the default, keeps nothing. DSN:
-	// flight_window.
+	// elsewhere stay unseen for as long. What is kept makes room within Memory
+	// for what is under way. 0, the default, keeps nothing. DSN: flight_window.
 	Window time.Duration
 
 	// IgnoreComments lets reads that differ in comments only share a flight,
@@ -393,7 +394,8 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		budget:   budget{limit: cfg.Memory, large: largeResult},
 	}
 	c.driver = &Driver{c: c}
-	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window})
+	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window, Take: c.budget.take, Give: c.budget.give})
+	c.budget.makeRoom = c.table.MakeRoom
 	if pc == nil {
 		if cfg.Executor == ExecutorPipeline {
 			return nil, fmt.Errorf("flightpg: flight_executor=pipeline cannot be used: %s", c.noPipeline())

@@ -432,10 +432,10 @@ func gateParts(g *gate) {
 // gateValue is a flight.Value of nothing.
 type gateValue struct{}
 
-func (gateValue) Share(int)  {}
-func (gateValue) Keep() bool { return false }
-func (gateValue) Retain()    {}
-func (gateValue) Drop()      {}
+func (gateValue) Share(int)           {}
+func (gateValue) Keep() (int64, bool) { return 0, false }
+func (gateValue) Retain()             {}
+func (gateValue) Drop()               {}
 
 // gateRunner is a flight.Inline that does nothing but wait for a message on hold,
 // if there is one.

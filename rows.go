@@ -96,7 +96,15 @@ func (r *result) Share(n int) {
 
 // Keep implements flight.Value. Nobody is given the end of another's rows: not an
 // error that they ended with, nor a connection that they are still being read from.
-func (r *result) Keep() bool { return r.tail == nil && r.closed == nil && r.live == nil }
+func (r *result) Keep() (size int64, ok bool) {
+	if r.bytes == 0 { // without rows it has asked for nothing
+		size = resultSize + int64(4*len(r.paramOIDs))
+		if r.cols != nil {
+			size += r.cols.size()
+		}
+	}
+	return size, r.tail == nil && r.closed == nil && r.live == nil
+}
 
 // Retain implements flight.Value.
 func (r *result) Retain() { r.shares.Add(1) }
@@ -131,14 +139,33 @@ type budget struct {
 	limit int64
 	large int64 // what a large result takes, see mayStream
 	used  atomic.Int64
+
+	makeRoom func() bool // drops one of the results that are kept for later callers, if there is one
 }
 
 func (b *budget) take(n int64) bool {
-	if b.used.Add(n) > b.limit {
-		b.used.Add(-n)
-		return false
+	if b.used.Add(n) <= b.limit {
+		return true
 	}
-	return true
+	b.used.Add(-n)
+	return b.makeRoom != nil && b.takeKept(n)
+}
+
+// takeKept is take at the expense of what is kept: one result after the other is
+// dropped until it fits, so that many at a time drop no more than they need.
+func (b *budget) takeKept(n int64) bool {
+	for n <= b.limit {
+		used := b.used.Load()
+		switch {
+		case used+n > b.limit:
+			if !b.makeRoom() {
+				return false
+			}
+		case b.used.CompareAndSwap(used, used+n):
+			return true
+		}
+	}
+	return false
 }
 
 func (b *budget) give(n int64) { b.used.Add(-n) }

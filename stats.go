@@ -61,7 +61,7 @@ type Stats struct {
 	// Waiting is how many callers wait for a flight to land, now.
 	Waiting int64 `json:"waiting"`
 	// BufferedBytes is the memory taken for results that are being read or
-	// replayed, now, in bytes as counted against Memory.
+	// replayed, or kept for Window, now, in bytes as counted against Memory.
 	BufferedBytes int64 `json:"buffered_bytes"`
 	// FlightBackends is how many PostgreSQL connections the flight pool has
 	// open, now, idle ones included.

@@ -268,10 +268,10 @@ func (t *ourTable) caller(i int, run func()) func() {
 // nothing is a flight.Value.
 type nothing struct{}
 
-func (nothing) Share(int)  {}
-func (nothing) Keep() bool { return false }
-func (nothing) Retain()    {}
-func (nothing) Drop()      {}
+func (nothing) Share(int)           {}
+func (nothing) Keep() (int64, bool) { return 0, false }
+func (nothing) Retain()             {}
+func (nothing) Drop()               {}
 
 // stubRunner is a flight.Inline.
 type stubRunner struct{ run func() }

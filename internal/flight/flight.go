@@ -75,8 +75,10 @@ type Value interface {
 	// Share is called once, before anyone sees the value, with the number of
 	// shares that are handed out. Zero means that nobody is left to want it.
 	Share(n int)
-	// Keep reports whether further callers may have the value within its window.
-	Keep() bool
+	// Keep reports whether further callers may have the value within its window,
+	// and what it takes in memory beyond what it has been counted for, in bytes. It
+	// is called before Share.
+	Keep() (size int64, ok bool)
 	// Retain adds a share. The table calls it only while it holds one itself.
 	Retain()
 	// Drop gives one share back.
@@ -159,6 +161,11 @@ type Options struct {
 	// Window is how long a finished flight still takes followers (never under
 	// Strict, and under Fenced only while its epoch stands). Zero: not at all.
 	Window time.Duration
+	// Take and Give, if there are any, count what is kept in a window beside the
+	// values: keys, and the table's own. Take reports false where there is no room
+	// for so many bytes; then nothing is kept. It may call MakeRoom.
+	Take func(n int64) bool
+	Give func(n int64)
 }
 
 // Table holds the flights of one connector. It is safe for concurrent use.
@@ -168,6 +175,10 @@ type Table[V Value] struct {
 	seed   maphash.Seed
 	hash   func(seed maphash.Seed, k Key) uint64 // replaced by tests to force collisions
 	shards [shardCount]shard[V]
+
+	kept  atomic.Int64  // results
+	hand  atomic.Uint32 // where MakeRoom has looked last
+	texts texts
 }
 
 type shard[V Value] struct {
@@ -180,7 +191,13 @@ type shard[V Value] struct {
 	most  int // keys in slots at a time, since it was made
 	stats Stats
 	spare []*entry[V] // of keys that are gone; at most spareEntries
-	_     [64]byte    // a cache line between the locks of neighbours
+
+	oldest, newest *keeping[V] // what is kept, in the order of landing: of expiry, too
+	hand           *keeping[V] // what MakeRoom looks at next; nil: the oldest
+	expiry         *time.Timer // of the oldest, or of one that is gone
+	expiring       bool        // it runs
+
+	_ [64]byte // a cache line between the locks of neighbours
 }
 
 // slot is the state of one key. It exists while a flight of the key does.
@@ -265,7 +282,7 @@ type Flight[V Value] struct {
 	run     Runner[V]
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // nil when taken over by the Runner
-	expires time.Time               // while kept
+	keep    *keeping[V]             // while kept
 
 	// done is closed when the flight has landed. It is made, under s.mu, by who
 	// first has to wait: a leader that runs its flight itself does not.
@@ -334,8 +351,9 @@ func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
 		s.leadLocked(t, sl, f)
 		return f, true
 	}
-	if f := sl.kept; f != nil && f.allowsLocked(rule, epoch) && time.Now().Before(f.expires) {
+	if f := sl.kept; f != nil && f.allowsLocked(rule, epoch) && time.Now().Before(f.keep.expires) {
 		f.val.Retain()
+		f.keep.given = true
 		f.awaitLocked()
 		s.stats.Joins++
 		return f, false
@@ -539,7 +557,10 @@ func panicError(p any) *PanicError {
 func (f *Flight[V]) land(v V, err error) {
 	t, s, sl := f.t, f.s, f.slot
 	failed := err != nil || f.panic != nil
-	var expired *Flight[V]
+	var k, expired *keeping[V]
+	if t.opts.Window > 0 && !failed {
+		k = f.keepable(v) // before the lock: it may have to make room
+	}
 
 	s.mu.Lock()
 	f.val, f.err = v, err
@@ -548,13 +569,16 @@ func (f *Flight[V]) land(v V, err error) {
 	sl.running--
 	if sl.newest == f { // by identity: a newer flight's entry is not ours to remove
 		sl.newest = nil
-		if t.opts.Window > 0 && !failed && f.refs > 0 && v.Keep() {
-			expired, sl.kept = sl.kept, f
-			f.expires = time.Now().Add(t.opts.Window)
+		if k != nil && f.refs > 0 {
+			if sl.kept != nil {
+				expired = sl.kept.keep
+				s.unkeepLocked(expired)
+			}
+			s.keepLocked(k)
 			shares++
-			time.AfterFunc(t.opts.Window, f.expire)
 		}
 	}
+	unkept, text := k != nil && sl.kept != f, sl.text
 	if !failed {
 		v.Share(shares)
 	}
@@ -572,6 +596,7 @@ func (f *Flight[V]) land(v V, err error) {
 	}
 	launched := next != nil && next.run != nil
 	cancel, done := f.cancel, f.done
+	f.run, f.ctx, f.cancel = nil, nil, nil // one that is kept holds nothing of its leader's
 	if s.dropIfEmptyLocked(sl) && done == nil && f.panic == nil && f == &sl.home.flight {
 		s.spareLocked(sl.home) // its leader alone has had it, and does not look again
 	}
@@ -584,7 +609,10 @@ func (f *Flight[V]) land(v V, err error) {
 		cancel(nil)
 	}
 	if expired != nil {
-		expired.val.Drop()
+		expired.drop()
+	}
+	if unkept {
+		k.uncount(t, text) // the flight may be another's by now
 	}
 	if launched { // else its leader is about to call Launch
 		go next.fly()
@@ -670,47 +698,15 @@ func (t *Table[V]) Forget(k Key) {
 	if sl.newest != nil && sl.newest.state != waiting {
 		sl.newest = nil
 	}
-	kept := sl.kept
-	sl.kept = nil
+	var kept *keeping[V]
+	if sl.kept != nil {
+		kept = sl.kept.keep
+		s.unkeepLocked(kept)
+	}
 	s.dropIfEmptyLocked(sl)
 	s.mu.Unlock()
 	if kept != nil {
-		kept.val.Drop()
-	}
-}
-
-// expire ends the flight's window.
-func (f *Flight[V]) expire() {
-	s := f.s
-	s.mu.Lock()
-	ours := f.slot.kept == f
-	if ours {
-		f.slot.kept = nil
-		s.dropIfEmptyLocked(f.slot)
-	}
-	s.mu.Unlock()
-	if ours {
-		f.val.Drop()
-	}
-}
-
-// Clear drops every kept result. Flights under way are not touched.
-func (t *Table[V]) Clear() {
-	for i := range t.shards {
-		s := &t.shards[i]
-		var kept []*Flight[V]
-		s.mu.Lock()
-		for _, first := range s.slots {
-			for sl := first; sl != nil; sl = sl.next {
-				if sl.kept != nil {
-					kept = append(kept, sl.kept)
-				}
-			}
-		}
-		s.mu.Unlock()
-		for _, f := range kept {
-			f.expire()
-		}
+		kept.drop()
 	}
 }
 

@@ -69,7 +69,7 @@ var mutants = []schedule.Mutant{
 	{
 		Name:  "LandedFlightsStay",
 		File:  "flight.go",
-		Edits: [][2]string{{"\t\tsl.newest = nil\n\t\tif t.opts.Window > 0", "\t\tif t.opts.Window > 0"}},
+		Edits: [][2]string{{"\t\tsl.newest = nil\n\t\tif k != nil", "\t\tif k != nil"}},
 		Want:  []string{notLanded, removedFirst},
 	},
 	{
@@ -131,6 +131,24 @@ var mutants = []schedule.Mutant{
 		File:  "flight.go",
 		Edits: [][2]string{{"\t\t\tshares++\n", ""}},
 		Want:  []string{sharesAddUp, usedAfterRelease},
+	},
+	{
+		Name:  "RoomIsMadeOfOthersShares",
+		File:  "window.go",
+		Edits: [][2]string{{"\t\t\ts.unkeepLocked(k)\n\t\t\ts.dropIfEmptyLocked(k.f.slot)\n\t\t}", "\t\t}"}},
+		Want:  []string{tableIsRight, sharesAddUp, usedAfterRelease},
+	},
+	{
+		Name:  "RoomIsNotMade",
+		File:  "window.go",
+		Edits: [][2]string{{"\t\tif k != nil {\n\t\t\tk.drop()", "\t\tif k != nil {\n\t\t\tk.uncount(t, k.f.slot.text)"}},
+		Want:  []string{sharesAddUp},
+	},
+	{
+		Name:  "WhatIsNotKeptStaysCounted",
+		File:  "flight.go",
+		Edits: [][2]string{{"\tif unkept {", "\tif false && unkept {"}},
+		Want:  []string{countsAddUp},
 	},
 	{
 		Name:  "PendingFlightsStay",

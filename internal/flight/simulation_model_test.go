@@ -8,6 +8,7 @@ import "time"
 type model struct {
 	width  int
 	window time.Duration
+	full   bool // there is no memory to keep anything
 
 	raises uint64
 	holds  int
@@ -144,7 +145,7 @@ func (m *model) land(f *modelFlight) {
 	}
 	if k.newest == f {
 		k.newest = nil
-		if m.window > 0 && f.value != nil && !f.value.brief && f.waiters > 0 {
+		if m.window > 0 && !m.full && f.value != nil && !f.value.brief && f.waiters > 0 {
 			m.unkeep(k)
 			k.kept = f
 			f.expires = time.Now().Add(m.window)

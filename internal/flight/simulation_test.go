@@ -65,6 +65,7 @@ const (
 	statsAddUp       = "the stats add up"
 	sharesAddUp      = "a value is released exactly once"
 	usedAfterRelease = "a value is not used after its release"
+	countsAddUp      = "what is kept is counted, and given back once"
 )
 
 // events counts what happened in all schedules: a simulation in which nothing
@@ -90,6 +91,8 @@ const (
 	collisions
 	inlineRuns
 	handedOn
+	roomMade
+	unkeptValues
 	eventCount
 )
 
@@ -97,6 +100,7 @@ var eventNames = [eventCount]string{
 	"steps", "joins", "leads", "joins of pending flights", "joins in a window", "callers held before the table",
 	"callers fenced off", "cancelled callers", "abandoned flights", "values", "values read live", "failures", "panics", "calls of Goexit",
 	"races", "keys that collide", "executions in their leader", "of them handed on",
+	"kept results that made room", "results not kept for want of room",
 }
 
 // world is one schedule: a table, its model, and who is about.
@@ -110,6 +114,7 @@ type world struct {
 	abort  chan struct{}                 // closed: everybody goes home
 	byReal map[*Flight[*cargo]]*modelFlight
 	live   []*modelFlight // not landed, or with shares that are out
+	taken  atomic.Int64   // what is counted for kept results, in bytes
 
 	callers []*caller // that have not ended
 	began   int       // how many callers there were
@@ -177,7 +182,7 @@ func (c *cargo) Share(n int) {
 	}
 }
 
-func (c *cargo) Keep() bool { return !c.brief }
+func (c *cargo) Keep() (int64, bool) { return 0, !c.brief }
 
 func (c *cargo) Retain() {
 	if c.freed.Load() {
@@ -371,7 +376,7 @@ func simulate(p *schedule.Plan, total *events) *schedule.Violation {
 	if r.IntN(3) == 0 {
 		w.window = 10*time.Millisecond + 1 // sleeps are whole milliseconds: never to the moment
 	}
-	w.table = New[*cargo](w.ep, Options{Width: w.width, Window: w.window})
+	w.table = New[*cargo](w.ep, Options{Width: w.width, Window: w.window, Take: w.take, Give: w.give})
 	for i := range 1 + r.IntN(3) {
 		w.names = append(w.names, Key{Text: "select"[:6-i/2], Args: []byte{0, byte(i % 2)}})
 		w.keys = append(w.keys, new(modelKey))
@@ -465,15 +470,59 @@ func (w *world) one(r *rand.Rand) {
 			w.unkeep(k)
 		}
 		w.table.Clear()
+	case n < 77:
+		w.makeRoom()
 	case n < 78:
+		w.full = !w.full
+		w.say("there is no memory to keep anything: %v", w.full)
+	case n < 81:
 		d := time.Duration(1+r.IntN(12)) * time.Millisecond
 		w.say("%v pass", d)
 		time.Sleep(d) // the bubble's time
 		w.tick()
-	case n < 84:
+	case n < 87:
 		w.race(r)
 	default:
 		w.advance(r)
+	}
+}
+
+// take and give are the memory for what is kept.
+func (w *world) take(n int64) bool {
+	if w.full {
+		w.total[unkeptValues].Add(1)
+		return false
+	}
+	w.taken.Add(n)
+	return true
+}
+
+func (w *world) give(n int64) { w.taken.Add(-n) }
+
+// makeRoom has the table drop a kept result; which one is its choice.
+func (w *world) makeRoom() {
+	w.say("a kept result makes room")
+	var before []*modelKey
+	for _, k := range w.keys {
+		if k.kept != nil {
+			before = append(before, k)
+		}
+	}
+	want := len(before)
+	if w.table.MakeRoom() {
+		w.total[roomMade].Add(1)
+		want--
+	} else if want > 0 {
+		w.fail(sharesWhatItCan, "no room was made, though %d results are kept", want)
+	}
+	for i, k := range w.keys {
+		if k.kept != nil && w.real(i).kept == nil {
+			w.unkeep(k)
+			before = before[1:]
+		}
+	}
+	if len(before) != want {
+		w.fail(tableIsRight, "%d results are kept now; want %d", len(before), want)
 	}
 }
 
@@ -891,6 +940,15 @@ func (w *world) check() {
 	for i, k := range w.keys {
 		w.checkKey(i, k)
 	}
+	kept := 0
+	for _, k := range w.keys {
+		if k.kept != nil {
+			kept++
+		}
+	}
+	if n := w.taken.Load(); n < int64(kept*keptSize) || kept == 0 && n != 0 {
+		w.fail(countsAddUp, "%d bytes are counted for %d kept results", n, kept)
+	}
 }
 
 // shardStats is what the table's Stats are, from the shards that can have any: the
@@ -1015,18 +1073,23 @@ func (w *world) checkValue(f *modelFlight) {
 	}
 }
 
+// real returns the table's state of a key.
+func (w *world) real(i int) (sl slot[*cargo]) {
+	h := w.table.hash(w.table.seed, w.names[i])
+	s := &w.table.shards[h%shardCount]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found := s.findLocked(h, w.names[i]); found != nil {
+		sl = *found
+	}
+	return sl
+}
+
 func (w *world) checkKey(i int, k *modelKey) {
 	if w.fault.Load() != nil {
 		return
 	}
-	var sl slot[*cargo]
-	h := w.table.hash(w.table.seed, w.names[i])
-	s := &w.table.shards[h%shardCount]
-	s.mu.Lock()
-	if found := s.findLocked(h, w.names[i]); found != nil {
-		sl = *found
-	}
-	s.mu.Unlock()
+	sl := w.real(i)
 	for _, e := range []struct {
 		what string
 		got  *Flight[*cargo]
@@ -1097,6 +1160,8 @@ func (w *world) windUp() bool {
 		w.fail(statsAddUp, "Stats = %+v; want %+v", s, w.stats)
 	case len(w.callers) > 0 || len(w.live) > 0:
 		w.fail(everyCallReturns, "%d callers and %d flights are left", len(w.callers), len(w.live))
+	case w.taken.Load() != 0:
+		w.fail(countsAddUp, "%d bytes are counted for nothing", w.taken.Load())
 	case w.table.Keys() > 0 || s.Flying != 0 || s.Waiting != 0:
 		w.fail(schedule.NothingLeft, "%d keys, Stats = %+v", w.table.Keys(), s)
 	}
