@@ -240,13 +240,15 @@ func newVerdictCache(r rules) *verdictCache {
 	return &verdictCache{seed: maphash.MakeSeed(), rules: r}
 }
 
+func (c *verdictCache) hash(sql string) uint64 { return maphash.String(c.seed, sql) }
+
 // get returns the verdict on a text by a picture of the catalog, which may be
 // nil.
 func (c *verdictCache) get(sql string, by *loaded) *verdict {
 	if len(sql) > maxText {
 		return c.getLong(sql, by)
 	}
-	hash := maphash.String(c.seed, sql)
+	hash := c.hash(sql)
 	recent := &c.recent[hash/cacheShards%cacheRecent]
 	if v := recent.Load(); v != nil && v.sql == sql && v.gen == by.generation() {
 		return v
@@ -339,7 +341,7 @@ func (c *verdictCache) opened(sql string) bool {
 		v := c.long.find(c.long.key(sql))
 		return v != nil && v.open.Load() > 0
 	}
-	hash := maphash.String(c.seed, sql)
+	hash := c.hash(sql)
 	s := &c.shards[hash%cacheShards]
 	s.mu.RLock()
 	defer s.mu.RUnlock()
