@@ -62,8 +62,8 @@ func TestShapes(t *testing.T) {
 func TestShapes_KeepNothing(t *testing.T) {
 	type owner struct {
 		Shapes
-		use  *Shape
-		rest [1 << 20]byte
+		use *Shape
+		_   [1 << 20]byte
 	}
 	gone := make(chan struct{})
 	func() {
