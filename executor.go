@@ -346,7 +346,11 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 		keyBuffers.Put(buf)
 		return nil, why, nil
 	}
-	f, leader := c.table.Enter(flight.Key{Text: r.v.keyed, Args: key}, mode.rule())
+	text := r.v.keyed
+	if text == "" { // too long to be kept with its verdict
+		text = r.query
+	}
+	f, leader := c.table.Enter(flight.Key{Text: text, Args: key}, mode.rule())
 	*buf = key
 	keyBuffers.Put(buf)
 	var res *result

@@ -545,3 +545,33 @@ func mustStmt(t *testing.T, st *sql.Stmt) (n int) {
 	}
 	return n
 }
+
+// TestRemember_LongShapes: statements whose texts are too long to be kept with their
+// verdicts have shapes of their own, also when they are prepared at one moment.
+func TestRemember_LongShapes(t *testing.T) {
+	handles, _ := openBoth(t)
+	long := strings.Repeat("x", maxText)
+	for executor, db := range handles {
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				query, args := "SELECT 0"+strings.Repeat(" + $1::int", min(i, 1)), []any{}
+				for n := range i {
+					query += fmt.Sprintf(" + $%d::int", n+1)
+					args = append(args, 1)
+				}
+				st, err := db.Prepare(query + " -- " + long)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer st.Close()
+				var got int
+				if err := st.QueryRow(args...).Scan(&got); err != nil || got != i+min(i, 1) {
+					t.Errorf("%v: with %d arguments %d, %v", executor, i, got, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
