@@ -148,7 +148,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "FailedResultsAreKept",
 		File:  "rows.go",
-		Edits: [][2]string{{"return r.tail == nil && r.closed == nil && r.live == nil", "return true"}},
+		Edits: [][2]string{{"return size, r.tail == nil && r.closed == nil && r.live == nil", "return size, true"}},
 		Want:  []string{simNoForeign},
 	},
 	{
@@ -172,7 +172,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "MemoryHasNoLimit",
 		File:  "rows.go",
-		Edits: [][2]string{{"if b.used.Add(n) > b.limit {", "if b.used.Add(n) < 0 {"}},
+		Edits: [][2]string{{"if b.used.Add(n) <= b.limit {", "if b.used.Add(n) > 0 {"}},
 		Want:  []string{simMemory},
 	},
 }
