@@ -346,6 +346,12 @@ func TestArguments_OnTheWire(t *testing.T) {
 				side.types = nil
 				fresh, freshRec := open()
 				differs = run.differs(t.Context(), fresh, freshRec, want, run.args(start))
+				// A map's text, where that is packed into bits, is other bytes in each order.
+				for n := 0; n < 50 && differs != "" && hasMap(reflect.ValueOf(run.args(start)), 0); n++ {
+					side.types = nil
+					want = side.encoded(run.mode, run.oids, run.args(start))
+					differs = run.differs(t.Context(), fresh, freshRec, want, run.args(start))
+				}
 				fresh.Close()
 			}
 			if differs != "" {
