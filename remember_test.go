@@ -102,17 +102,23 @@ func TestRemember_ByArguments(t *testing.T) {
 						if shares(t, db, tc.query, tc.bad(n)); ReadStats(db).Flights != flights {
 							t.Error("the same again flies at once")
 						}
-						if !shares(t, db, tc.query, tc.good(n)) {
-							t.Errorf("one caller's arguments have ended the others' sharing, the %d. time", n+1)
+						for range 3 { // most are good, however long it takes
+							if !shares(t, db, tc.query, tc.good(n)) {
+								t.Errorf("one caller's arguments have ended the others' sharing, the %d. time", n+1)
+							}
 						}
 					}
-					n := 0
-					for end := time.Now().Add(2 * oddWithin); time.Now().Before(end) || n < 3*oddLeast; n++ {
-						shares(t, db, tc.query, tc.bad(100+n))
+					// What was counted before, good ones too, has to be outweighed first.
+					shared, n := true, 0
+					for round := 0; shared && (round == 0 || tc.ends && round < 10); round++ {
+						for end := time.Now().Add(2 * oddWithin); time.Now().Before(end) || n < 3*oddLeast; n++ {
+							shares(t, db, tc.query, tc.bad(100+n))
+						}
+						shared = shares(t, db, tc.query, tc.good(1000))
 					}
 					wrote += n
-					if got := shares(t, db, tc.query, tc.good(1000)); got == tc.ends {
-						t.Errorf("after %d in a row it is shared = %v; want %v", n, got, !tc.ends)
+					if shared == tc.ends {
+						t.Errorf("after %d in a row it is shared = %v; want %v", n, shared, !tc.ends)
 					}
 				})
 			}
