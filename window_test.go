@@ -57,14 +57,6 @@ func TestWindow_MemoryHolds(t *testing.T) {
 			Config{},
 		},
 		{
-			"LongTexts", fake, 400,
-			func(i int) string {
-				return "SELECT length($1) /* " + strings.Repeat("x", 300_000) + strconv.Itoa(i) + " */"
-			},
-			strconv.Itoa,
-			Config{Mode: ModeJoin},
-		},
-		{
 			"NoRows", fake, 20_000,
 			func(int) string { return "SELECT length($1) WHERE false" },
 			strconv.Itoa,
@@ -81,6 +73,14 @@ func TestWindow_MemoryHolds(t *testing.T) {
 			func(int) string { return "SELECT length($1)::int8" },
 			func(i int) string { return strings.Repeat("x", 900_000) + strconv.Itoa(i) },
 			Config{CatalogTTL: -1, Executor: ExecutorGeneric},
+		},
+		{ // the last one: some of what it leaves is collected later, which would count as less for the next
+			"LongTexts", fake, 400,
+			func(i int) string {
+				return "SELECT length($1) /* " + strings.Repeat("x", 300_000) + strconv.Itoa(i) + " */"
+			},
+			strconv.Itoa,
+			Config{Mode: ModeJoin},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
