@@ -287,9 +287,6 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		}
 		if r.converted {
 			query, args = text, r.args
-			if r.misfit {
-				putBack(args, values)
-			}
 		}
 	}
 	cn.c.stats.bypasses[why].Add(1)

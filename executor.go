@@ -20,7 +20,6 @@ type read struct {
 	via       byte
 	anew      bool // what is known of the statement's columns was out of date
 	converted bool // the arguments are not the caller's any more
-	misfit    bool // and they do not fit their parameters
 	query     string
 	args      []driver.NamedValue
 	v         *verdict // of the query
@@ -366,8 +365,7 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 	if err != nil {
 		if r.converted && notEncoded(err) {
 			r.v.params.Store(nil) // they may be others now
-			r.misfit = true
-			r.converted = false // pgx takes, or refuses, what the caller has
+			r.converted = false   // pgx takes, or refuses, what the caller has
 			return nil, ReasonArgument, nil
 		}
 		return nil, ReasonNone, err

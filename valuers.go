@@ -143,23 +143,6 @@ func askValuer(valuer driver.Valuer, described bool) converted {
 	return asked
 }
 
-// putBack puts the caller's own lists in the place of converted ones: pgx prints what it
-// cannot encode, and whether it can may have changed.
-func putBack(args, own []driver.NamedValue) {
-	for i := range args {
-		t := reflect.TypeOf(args[i].Value)
-		if t == nil || t.Kind() != reflect.Slice {
-			continue
-		}
-		for t.Kind() == reflect.Slice {
-			t = t.Elem()
-		}
-		if t == convertedType {
-			args[i].Value = own[i].Value
-		}
-	}
-}
-
 // convertValuer asks a Valuer for its value, as pgx does (and database/sql): not where
 // it is a nil pointer to a type that has the method itself.
 func convertValuer(from driver.Valuer, depth int) converted {
