@@ -612,7 +612,7 @@ func TestArguments_Left(t *testing.T) {
 			before := ReadStats(db)
 			waiting := func(n uint64) {
 				t.Helper()
-				for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+				for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // nothing tells when the last caller has joined: polling
 					s := ReadStats(db)
 					if s.Flights+s.Joins-before.Flights-before.Joins >= n {
 						return

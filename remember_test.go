@@ -168,7 +168,7 @@ func TestExceptions(t *testing.T) {
 				v.except(7, ReasonRefused, most)
 				start := time.Now()
 				for v.excepted(7) != ReasonNone {
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // the bubble's time
 				}
 				if got := time.Since(start); got != time.Duration(seconds)*time.Second {
 					t.Errorf("at most %v: it bypasses for %v; want %d s", most, got, seconds)
@@ -176,7 +176,7 @@ func TestExceptions(t *testing.T) {
 			}
 			v.landed(7)
 			v.except(7, ReasonRefused, most)
-			if time.Sleep(exceptionFirst); v.excepted(7) != ReasonNone {
+			if time.Sleep(exceptionFirst); v.excepted(7) != ReasonNone { // the bubble's time
 				t.Error("it was not forgiven when it landed")
 			}
 		}
@@ -189,7 +189,7 @@ func TestExceptions(t *testing.T) {
 			for range good {
 				v.shared()
 			}
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(50 * time.Millisecond) // the bubble's time
 		}
 		for _, tc := range []struct {
 			name      string
@@ -214,7 +214,7 @@ func TestExceptions(t *testing.T) {
 			if avoided != tc.avoids {
 				t.Errorf("%s: the text bypasses = %v; want %v", tc.name, avoided, tc.avoids)
 			}
-			if time.Sleep(oddMemory); v.avoided() != ReasonNone {
+			if time.Sleep(oddMemory); v.avoided() != ReasonNone { // the bubble's time
 				t.Errorf("%s: for good", tc.name)
 			}
 		}

@@ -102,7 +102,7 @@ func TestWindow_MemoryHolds(t *testing.T) {
 			}
 			before := heapInUse()
 			for same, n := 0, 0; same < 5 && n < 200; n++ { // what is left of the tests before goes when their goroutines do
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) // nothing tells: polling
 				now := heapInUse()
 				if same++; before-now > 64<<10 || now-before > 64<<10 {
 					same = 0
@@ -165,6 +165,6 @@ func TestWindow_MakesRoom(t *testing.T) {
 		if s := ReadStats(db); s.Overflows != 0 || s.BufferedBytes < 1<<19 {
 			t.Errorf("Stats = %+v; want no overflow, and results kept", s)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // the bubble's time
 	})
 }

@@ -316,7 +316,7 @@ func TestConsistency(t *testing.T) {
 						for !done.Load() {
 							// Callers that come at any moment; those woken by one
 							// flight would all begin the next together.
-							time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond)
+							time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond) // spreads the callers; nothing hangs on it
 							least := committed.Load()
 							var n, rest int64
 							if err := ours.QueryRow(read, id).Scan(&n, &rest); err != nil {

@@ -188,7 +188,7 @@ var handleBehaviours = []behaviour{
 
 		// A connection that was idle for more than a second is asked for a sign
 		// of life before it is used. pgx has no clock to turn forward.
-		time.Sleep(1100 * time.Millisecond)
+		time.Sleep(1100 * time.Millisecond) // stdlib asks for a sign of life after a second without use
 		noError(t, db.Ping())
 		equal(t, "open connections when the dead ones are found out", db.Stats().OpenConnections, 1)
 

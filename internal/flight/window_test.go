@@ -210,7 +210,7 @@ func TestWindow_Memory(t *testing.T) {
 			table.hash = func(maphash.Seed, Key) uint64 { return 0 }
 			for i := range 100 {
 				fly(t, table, numbered(i), i)
-				time.Sleep(time.Second / 10)
+				time.Sleep(time.Second / 10) // the bubble's time
 			}
 			table.Forget(numbered(0)) // whose end the timer is for
 			table.Forget(numbered(50))
@@ -224,7 +224,7 @@ func TestWindow_Memory(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tc.test(t)
-				time.Sleep(window)
+				time.Sleep(window) // the bubble's time
 			})
 		})
 	}

@@ -72,7 +72,7 @@ func (s *soak) disturb(stop <-chan struct{}, rng *rand.Rand) {
 
 // hold lets a fault last.
 func hold(rng *rand.Rand, most time.Duration) {
-	time.Sleep(time.Duration((0.1 + 0.9*rng.Float64()) * float64(most)))
+	time.Sleep(time.Duration((0.1 + 0.9*rng.Float64()) * float64(most))) // how long a fault lasts; nothing hangs on it
 }
 
 // terminate ends some backends, at times all.
@@ -98,7 +98,7 @@ func (s *soak) cut(_ context.Context, rng *rand.Rand) error {
 		if err = p.Start(); err == nil {
 			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // nothing tells: polling
 	}
 	return err
 }
