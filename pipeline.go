@@ -193,8 +193,8 @@ func (x *pipelineExecutor) counts() (retries, refused uint64) {
 }
 
 // maxPipelined bounds the texts that the pipeline prepares, in bytes. Longer ones go
-// through pgx, which keeps one prepared statement for each text: the server takes twenty
-// to three hundred times its length for one, and in the pipeline it would have another
+// through pgx, which keeps one prepared statement for each text: the server takes ten
+// to a hundred times its length for one, and in the pipeline it would have another
 // name whenever its verdict is made anew.
 const maxPipelined = 16 << 10
 

@@ -372,7 +372,7 @@ func (t *times) solo() bool { return !t.known.Load() || t.alone.Load() > 0 }
 // their descriptions, which others may have forgotten.
 type preparedSet struct {
 	limit int
-	bytes int // of their texts: the server keeps a hundred times as much
+	bytes int // of their texts: the server keeps up to a hundred times as much
 	known map[string]*preparedStmt
 	first *preparedStmt // least recently used
 	last  *preparedStmt
