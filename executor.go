@@ -365,7 +365,8 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 	if err != nil {
 		if r.converted && notEncoded(err) {
 			r.v.params.Store(nil) // they may be others now
-			r.converted = false   // pgx takes, or refuses, what the caller has
+			// pgx takes, or refuses, what the caller has.
+			r.converted = false
 			return nil, ReasonArgument, nil
 		}
 		return nil, ReasonNone, err
