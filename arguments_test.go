@@ -157,6 +157,9 @@ func TestFactsOf(t *testing.T) {
 		if facts == plainTypes {
 			t.Errorf("%s: the type map counts as plain", tc.name)
 		}
+		if facts.and(factsOf(m)) != facts || facts.and(plainTypes) != facts {
+			t.Errorf("%s: facts that say nothing new replace those that there are", tc.name)
+		}
 		for _, f := range []*typeFacts{facts, facts.and(plainTypes), plainTypes.and(facts)} {
 			for oid, want := range tc.asks {
 				if got := f.asksValue(oid, valuer{}); got != want {

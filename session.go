@@ -128,10 +128,15 @@ func (s *session) ResetSession(ctx context.Context) error {
 		return driver.ErrBadConn
 	}
 	s.fresh = false
-	if r, ok := s.dc.(driver.SessionResetter); ok {
-		return r.ResetSession(ctx)
+	r, ok := s.dc.(driver.SessionResetter)
+	if !ok {
+		return nil
 	}
-	return nil
+	err := r.ResetSession(ctx)
+	if s.pgx != nil && s.c.source.hooks {
+		s.c.learnTypes(s.pgx.Conn().TypeMap()) // a hook may have registered some
+	}
+	return err
 }
 
 // IsValid implements driver.Validator for the nested sql.DB: it is called when

@@ -2,6 +2,7 @@ package flightpg
 
 import (
 	"database/sql/driver"
+	"maps"
 	"reflect"
 	"slices"
 
@@ -97,6 +98,9 @@ func (f *typeFacts) and(g *typeFacts) *typeFacts {
 		for oid, foreign := range m {
 			all.foreign[oid] = all.foreign[oid] || foreign
 		}
+	}
+	if all.opaque == f.opaque && all.goTypes == f.goTypes && len(all.wraps) == len(f.wraps) && maps.Equal(all.foreign, f.foreign) {
+		return f // nothing new
 	}
 	return all
 }

@@ -47,10 +47,10 @@ var errNotJSON = errors.New("flightpg: a list of converted arguments is not for 
 // since the statement was described is not to be sent like this.
 func (c converted) MarshalJSON() ([]byte, error) { return nil, errNotJSON }
 
-// convert puts what they send in the place of a read's arguments that need it. It
-// reports false if that cannot be told. The read's own caller calls it: so Value is
-// called as often as by pgx, and not any more when the call has returned; nor before
-// the server has taken the statement, where pgx describes it first.
+// convert replaces those of a read's arguments that are Valuers, or lists of them, by
+// what they send. It reports false if that cannot be told. The read's own caller calls
+// it, so Value is not called any more when the call has returned; nor before the server
+// has taken the statement, where pgx describes it first.
 func (c *Connector) convert(ctx context.Context, r *read) (ok bool) {
 	options := 0
 	for options < len(r.args) && isOption(r.args[options].Value) {
@@ -118,10 +118,10 @@ func (c *Connector) convert(ctx context.Context, r *read) (ok bool) {
 				}
 				return false
 			}
-			elems, ok := any(nil), false
-			if even(list) {
-				elems, ok = convertElems(list)
+			if !even(list) {
+				return false
 			}
+			elems, ok := convertElems(list)
 			if !ok {
 				return false
 			}

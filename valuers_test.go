@@ -154,6 +154,14 @@ func TestValuers_NotByFields(t *testing.T) {
 			c.TypeMap().RegisterType(&pgtype.Type{Name: "text", OID: pgtype.TextOID, Codec: foreignCodec{}})
 			return nil
 		}},
+		"ReplacedLater": {
+			Executor:     ExecutorGeneric,
+			PartitionKey: func(context.Context) string { return "" },
+			ResetSession: func(_ context.Context, c *pgx.Conn) error {
+				c.TypeMap().RegisterType(&pgtype.Type{Name: "text", OID: pgtype.TextOID, Codec: foreignCodec{}})
+				return nil
+			},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, err := OpenDB(dsn, cfg)
@@ -161,7 +169,12 @@ func TestValuers_NotByFields(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer db.Close()
-			mustInt(t, db, "SELECT 1")
+			for range 3 {
+				mustInt(t, db, "SELECT 1")
+			}
+			if c, err := connectorOf(db); err != nil || strings.HasPrefix(name, "Replaced") && c.types.Load().asksValue(pgtype.TextOID, ticket{}) {
+				t.Errorf("a codec that a hook has registered is not seen: %v", err)
+			}
 			var mu sync.Mutex
 			seen := map[string]bool{}
 			var wg sync.WaitGroup
