@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if proxied() || layered() { // this program is started by itself
+	if proxied() || layered() || helped() { // this program is started by itself
 		return
 	}
 	goleak.VerifyTestMain(m)

@@ -198,7 +198,7 @@ func layered() bool {
 		values = []float64{distinct(newTable(name), n, each)}
 	case "waiters":
 		t := newTable(f[2])
-		kb, last := waiters(n, func(run func()) func() { return t.caller(0, run) })
+		kb, last := waiters(n, nil, func(run func()) func() { return t.caller(0, run) })
 		values = []float64{kb, last}
 	case "readers":
 		kb, last, err := readers(n)
@@ -317,8 +317,9 @@ func distinct(t table, n, calls int) float64 {
 }
 
 // waiters lets n callers wait for one execution, and returns what each takes in
-// memory and how long it takes until the last has returned.
-func waiters(n int, caller func(run func()) func()) (kb, last float64) {
+// memory and how long it takes until the last has returned. joined says that all of them
+// wait, if anything does: nil counts the goroutines that do.
+func waiters(n int, joined func() bool, caller func(run func()) func()) (kb, last float64) {
 	landing, running := make(chan struct{}), make(chan struct{})
 	lead := caller(func() { close(running); <-landing })
 	var all sync.WaitGroup
@@ -330,7 +331,7 @@ func waiters(n int, caller func(run func()) func()) (kb, last float64) {
 	for range n {
 		all.Go(func() { caller(func() {})() })
 	}
-	for parked() < uint64(n) {
+	for parked() < uint64(n) || joined != nil && !joined() {
 		time.Sleep(time.Millisecond)
 	}
 	runtime.GC()
@@ -353,7 +354,8 @@ func readers(n int) (kb, last float64, err error) {
 	db := c.OpenDB()
 	defer db.Close()
 	var failure atomic.Pointer[error]
-	kb, last = waiters(n, func(run func()) func() {
+	joined := func() bool { return c.Stats().Joins >= uint64(n) }
+	kb, last = waiters(n, joined, func(run func()) func() {
 		if inner.answers == nil {
 			inner.answers = run // the first one's: the leader's
 		}

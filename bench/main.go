@@ -4,6 +4,7 @@
 //	go run . -o ../.cache/bench                              the short plan, in less than 10 minutes
 //	go run . -full -budget 2h -o ../.cache/bench             all combinations
 //	go run . -workloads "unique 1 row" -goroutines 16,64 -contenders pipeline
+//	go run . matrix -o ../.cache/bench                       workloads in which nothing is shared: see matrix.go
 //
 // Times on a machine whose mood changes say little, so contenders run in turns, in
 // an order that changes from round to round, and what counts is the median of the
@@ -45,7 +46,11 @@ type options struct {
 }
 
 func main() {
-	if proxied() || layered() {
+	if proxied() || layered() || helped() {
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == "matrix" {
+		matrixMain(os.Args[2:])
 		return
 	}
 	var o options

@@ -19,16 +19,12 @@ func (b *bench) serverCPU() float64 {
 		return math.NaN()
 	}
 	postmaster := b.server.PID()
-	entries, err := os.ReadDir("/proc")
+	pids, err := family(postmaster)
 	if err != nil {
 		return math.NaN()
 	}
 	sum := 0.0
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range pids {
 		f := statOf(pid)
 		switch {
 		case len(f) < 15:
@@ -41,6 +37,31 @@ func (b *bench) serverCPU() float64 {
 		}
 	}
 	return sum
+}
+
+// family returns a process and its children, or where the kernel has no list of them
+// all processes.
+func family(of int) (pids []int, err error) {
+	at := strconv.Itoa(of)
+	names := []string{at}
+	if text, err := os.ReadFile("/proc/" + at + "/task/" + at + "/children"); err == nil {
+		names = append(names, strings.Fields(string(text))...)
+	} else {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return nil, err
+		}
+		names = nil
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+	}
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
 }
 
 // statOf returns the fields of /proc/PID/stat from the state on, which is the third.
