@@ -3,12 +3,17 @@
 package flightpg
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"io"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
 // TestAllocations bounds what one call takes from the allocator, all of it: the
@@ -79,4 +84,62 @@ func (r *noRows) Next(dest []driver.Value) error {
 	r.ended = true
 	copy(dest, noRow[:])
 	return nil
+}
+
+// TestAllocations_Large bounds the bytes that one read with large arguments takes: with
+// the pipeline one copy of them, the message to the server; else what pgx takes and one
+// copy, as the flight may outlast the call.
+func TestAllocations_Large(t *testing.T) {
+	dsn := pgtest.Database(t)
+	plain := openPGX(t, dsn)
+	const size = 1_000_000
+	numbers := make([]int64, size/12) // as long on the wire
+	for _, tc := range []struct {
+		name, query string
+		arg         func(i byte) any
+		pipeline    float64 // copies, at most
+		generic     float64 // more than pgx's, at most
+	}{
+		{"Text", "SELECT length($1::text)", func(i byte) any { return strings.Repeat(string(rune('a'+i)), size) }, 1, 0},
+		{"Bytes", "SELECT length($1::bytea)", func(i byte) any { return bytes.Repeat([]byte{i}, size) }, 1, 1},
+		{"Ints", "SELECT cardinality($1::bigint[])", func(i byte) any { numbers[0] = int64(i); return numbers }, 3, 1},
+	} {
+		copies := func(db *sql.DB) (made float64) {
+			const calls = 8
+			var args [calls + 1]any
+			var n int
+			for i := range args {
+				args[i] = tc.arg(byte(i))
+			}
+			if err := db.QueryRow(tc.query, args[calls]).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for _, arg := range args[:calls] {
+				if err := db.QueryRow(tc.query, arg).Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			runtime.ReadMemStats(&after)
+			return float64(after.TotalAlloc-before.TotalAlloc) / calls / size
+		}
+		pgx := copies(plain)
+		for _, executor := range []Executor{ExecutorPipeline, ExecutorGeneric} {
+			db, err := OpenDB(dsn, Config{Executor: executor})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := copies(db)
+			_ = db.Close()
+			limit := tc.pipeline
+			if executor == ExecutorGeneric {
+				limit = pgx + tc.generic
+			}
+			t.Logf("%s, %v: %.2f copies; pgx %.2f", tc.name, executor, got, pgx)
+			if got > limit+0.1 {
+				t.Errorf("%s, %v: a read takes %.2f times its argument; want at most %.1f (pgx: %.2f)", tc.name, executor, got, limit, pgx)
+			}
+		}
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -61,6 +62,8 @@ type plan struct {
 	plain   bool                                // holds bytes, in an array, and nothing else; or a list or pointer of such
 	shared  bool                                // has memory that the caller keeps hold of
 	clone   func(v reflect.Value) reflect.Value // set if shared
+	scalar  bool                                // is its own memory: two values are the same if that is
+	memory  func(v reflect.Value) []byte        // that of a slice of scalars, which is not nil; else nil
 }
 
 var (
@@ -251,6 +254,7 @@ func appendAddr(b []byte, a netip.Addr) []byte {
 
 // fill fills in the plan of a type that is encoded by what it is made of.
 func (p *plan) fill(pl planner, t reflect.Type) {
+	p.scalar = t.Kind() >= reflect.Bool && t.Kind() <= reflect.Float64 && t.Kind() != reflect.Uintptr
 	switch t.Kind() {
 	case reflect.Bool:
 		p.encode = func(b []byte, v reflect.Value) []byte {
@@ -347,14 +351,19 @@ func (p *plan) fillSlice(pl planner, t reflect.Type) {
 		return
 	}
 	p.shared = true
-	plainBytes := t.Elem().Kind() == reflect.Uint8
+	if elem.scalar {
+		size := int(t.Elem().Size())
+		p.memory = func(v reflect.Value) []byte {
+			return unsafe.Slice((*byte)(v.UnsafePointer()), v.Len()*size)
+		}
+	}
 	p.encode = func(b []byte, v reflect.Value) []byte {
 		if v.IsNil() {
 			return append(b, 0)
 		}
 		b = binary.AppendUvarint(append(b, 1), uint64(v.Len()))
-		if plainBytes {
-			return appendBounded(b, v.Bytes())
+		if p.memory != nil {
+			return appendBounded(b, p.memory(v))
 		}
 		for i := 0; i < v.Len() && len(b) <= maxKeyArgs; i++ {
 			b = elem.encode(b, v.Index(i))

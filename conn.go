@@ -311,7 +311,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	}()
 	alive := !cn.lease.dead()
 	rows, err := cn.lease.query(ctx, via, query, args)
-	for n := 0; n < maxRenewals && cn.lease.outdated(err); n++ {
+	for n := 0; n < maxRenewals && (cn.lease.outdated(err) || n == 0 && !v.writes() && cn.lease.doubts(via, query, args, err)); n++ {
 		rows, err = cn.lease.query(ctx, via, query, args)
 	}
 	if v.writes() {

@@ -150,7 +150,8 @@ type Config struct {
 	IgnoreComments bool
 
 	// MaxIdle bounds the idle connections that each of the two pools keeps. 0
-	// means 64; negative: none are kept. It takes the place of DB.SetMaxIdleConns, which
+	// means 64; negative: none are kept. While the pipeline has reads under way it keeps
+	// what is idle, until MaxIdleTime. It takes the place of DB.SetMaxIdleConns, which
 	// here bounds virtual connections; but where that leaves no virtual
 	// connection, no other is kept.
 	MaxIdle int
@@ -224,6 +225,7 @@ type Connector struct {
 	cfg       Config
 	driver    *Driver
 	off       atomic.Uint32 // a Reason; not ReasonNone: nothing is shared
+	alone     aloneness     // of the first reads of texts
 	viaStmt   byte          // how prepared statements run: viaQuery where pgx makes no difference
 	db        *database
 	table     *flight.Table[*result]
@@ -471,20 +473,19 @@ func (c *Connector) leave() {
 
 func (c *Connector) openPools() {
 	pipelined := c.cfg.Executor != ExecutorGeneric && c.noPipeline() == ""
-	limit := c.cfg.FlightConns
-	if pipelined {
-		limit /= minPipelineConns
+	kept := 0
+	if pipelined { // the rest is the pipeline's, unless it turns out to serve nothing here
+		kept = c.cfg.FlightConns - c.cfg.FlightConns/minPipelineConns
 	}
-	open := func(inner driver.Connector, flights bool, limit int) *pool {
-		db := sql.OpenDB(sessionConnector{inner, c.follow, flights, c.source.pooled, c.cfg.Guard, c.cfg.PartitionKey, c})
-		db.SetMaxOpenConns(limit)
-		db.SetMaxIdleConns(c.cfg.MaxIdle)
-		db.SetConnMaxIdleTime(max(c.cfg.MaxIdleTime, 0))
-		db.SetConnMaxLifetime(c.cfg.MaxLifetime)
-		return &pool{DB: db, partition: c.cfg.PartitionKey, maxIdle: c.cfg.MaxIdle}
+	open := func(inner driver.Connector, flights bool, limit, kept int) *pool {
+		sc := sessionConnector{inner: inner, follow: c.follow, flights: flights, pooled: c.source.pooled, guard: c.cfg.Guard, c: c}
+		if flights {
+			sc.dials = newDials(c.source)
+		}
+		return newPool(sc, limits{open: limit, kept: kept, idle: c.cfg.MaxIdle, idleTime: max(c.cfg.MaxIdleTime, 0), lifetime: c.cfg.MaxLifetime})
 	}
-	c.flights = open(c.source.flights, true, limit)
-	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns), cap: c.cfg.SessionConns}
+	c.flights = open(c.source.flights, true, c.cfg.FlightConns, kept)
+	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns, 0), cap: c.cfg.SessionConns}
 	c.flights.other, c.sessions.db.other = c.sessions.db, c.flights
 	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff, mayStream: c.mayStream}
 	if pipelined {

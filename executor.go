@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
 // read is what a flight executes: one read, with arguments of its own.
@@ -20,22 +21,35 @@ type read struct {
 	via       byte
 	anew      bool // what is known of the statement's columns was out of date
 	converted bool // the arguments are not the caller's any more
+	inline    bool // it runs in its leader's goroutine, under his context
+	owns      bool // the result's live rows are this caller's
 	query     string
 	args      []driver.NamedValue
-	v         *verdict // of the query
-	hash      uint64   // of what the key tells of the arguments
+	v         *verdict      // of the query
+	hash      uint64        // of what the key tells of the arguments
+	came      time.Time     // when it followed a flight first
+	took      time.Duration // its last execution
 
 	f *flight.Flight[*result] // that it is for
 }
 
-// executor runs reads for flights. It calls dispatch just before the first byte
-// of the query leaves for the server, and executes nothing when that reports
-// false: then nobody waits any more. The context is cancelled when the last
+// executor runs reads for flights. It calls Dispatch of the read's flight just before
+// the first byte of the query leaves for the server, and executes nothing when that
+// reports false: then nobody waits any more. The context is cancelled when the last
 // caller has gone; takeCancel makes the result's live rows the owner of that.
 type executor interface {
 	// counts returns how many flights ran twice, and how many the guard stopped.
 	counts() (retries, refused uint64)
-	execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error)
+	execute(ctx context.Context, r *read) (*result, error)
+}
+
+// takeCancel is flight.Flight.TakeCancel, for live rows. Those of a leader who runs his
+// flight himself are his, and end with his context.
+func (r *read) takeCancel() context.CancelFunc {
+	if r.inline {
+		return func() {}
+	}
+	return r.f.TakeCancel()
 }
 
 // bypassError is the outcome of a flight whose callers must run the read
@@ -44,22 +58,57 @@ type bypassError Reason
 
 func (e bypassError) Error() string { return "flightpg: not shared: " + Reason(e).String() }
 
-// launch is the flight.Runner of one read.
+// launch is the flight.Inline of one read.
 type launch struct {
-	c *Connector
-	r read
+	c    *Connector
+	r    read
+	owns bool // the result's live rows are the leader's
 }
 
 // Run implements flight.Runner.
 func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
 	l.r.f = f
-	return l.run(ctx, func(ctx context.Context) (*result, error) {
-		return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
-	})
+	return l.run(ctx, l)
+}
+
+// execute implements execution.
+func (l *launch) execute(ctx context.Context) (*result, error) { return l.c.exec.execute(ctx, &l.r) }
+
+// RunInline implements flight.Inline. pgx cannot stop in the middle of an answer and go
+// on in another goroutine, so a leader who may leave early runs only what nobody else
+// waits for as a rule, and what is answered soon. When he leaves all the same, the read
+// is cancelled, and starts anew for those who stay.
+func (l *launch) RunInline(ctx context.Context, f *flight.Flight[*result]) (res *result, err error, more bool) { //nolint:revive // as flight has it
+	leaves := ctx.Done() != nil
+	if l.c.source.config == nil || leaves && !l.c.goesAlone(l.r.v) { // other drivers may be late to return
+		return nil, nil, true
+	}
+	l.r.f, l.r.inline = f, true
+	res, err = l.run(ctx, l)
+	l.r.inline = false
+	if leaves && ctx.Err() != nil && (err != nil || res.tail != nil || res.closed != nil) {
+		l.c.learnAlone(l.r.v, !l.r.v.flown.Load(), false, 0)
+		if res != nil {
+			res.Share(0)
+		}
+		return nil, nil, true
+	}
+	if err == nil && res.live != nil {
+		l.owns = res.claim() // they end with his context
+	}
+	return res, err, false
+}
+
+// Detach implements flight.Inline.
+func (l *launch) Detach() { l.r.args = copyArgs(l.r.args) }
+
+// execution is a launch, of whichever executor.
+type execution interface {
+	execute(ctx context.Context) (*result, error)
 }
 
 // run executes the flight under the connector's timeout.
-func (l *launch) run(ctx context.Context, execute func(context.Context) (*result, error)) (res *result, err error) {
+func (l *launch) run(ctx context.Context, by execution) (res *result, err error) {
 	timeout := l.c.cfg.Timeout
 	inTime := func() bool { return true }
 	if timeout > 0 {
@@ -73,10 +122,16 @@ func (l *launch) run(ctx context.Context, execute func(context.Context) (*result
 			timer.Stop()
 			if res == nil || res.live == nil {
 				cancel(nil)
+				return
+			}
+			done := res.live.done
+			res.live.done = func() {
+				done()
+				cancel(nil)
 			}
 		}()
 	}
-	res, err = execute(ctx)
+	res, err = by.execute(ctx)
 	if err == nil && res.live != nil && res.why == ReasonStreamed {
 		done := res.live.done
 		res.live.done = func() {
@@ -145,7 +200,7 @@ func (l *launch) live(why Reason) {
 var errFlightTimeout = errors.New("flight_timeout")
 
 // poolExecutor runs each read on a session of the flight pool, over any inner
-// driver, in the flight's own goroutine.
+// driver, in the flight's own goroutine or its leader's.
 type poolExecutor struct {
 	db        *pool // of flight sessions
 	budget    *budget
@@ -154,30 +209,35 @@ type poolExecutor struct {
 	off       func(Reason) // ends all sharing
 	mayStream func(*read) bool
 
+	flying  atomic.Int64 // executions that have a connection, or wait for one
 	retries atomic.Uint64
 	refused atomic.Uint64
 }
 
 func (e *poolExecutor) counts() (retries, refused uint64) { return e.retries.Load(), e.refused.Load() }
 
-func (e *poolExecutor) execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error) {
-	res, err := e.fly(ctx, r, dispatch, takeCancel)
+func (e *poolExecutor) execute(ctx context.Context, r *read) (*result, error) {
+	e.flying.Add(1)
+	defer e.flying.Add(-1)
+	res, err := e.fly(ctx, r)
 	if why, ok := err.(bypassError); ok && Reason(why) != ReasonRefused {
 		e.off(Reason(why)) // a matter of the server, not of the statement
 	}
 	return res, err
 }
 
-func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error) {
+func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
+	began := time.Now()
 	l, err := e.db.borrow(ctx)
 	if err != nil {
-		return nil, err
+		return nil, failedDial(ctx, began, err)
 	}
 	again, renewed := false, 0 // has run again: after a failure, with a new plan
 	var said error             // why it has run with a new plan
+	described := false         // the statement is described anew, on this connection
 	for {
 		for {
-			if !dispatch() {
+			if !r.f.Dispatch() {
 				l.release()
 				return nil, flight.ErrAbandoned
 			}
@@ -187,12 +247,21 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			l.bad = true
 			l.release()
 			if l, err = e.db.borrow(ctx); err != nil {
-				return nil, err
+				return nil, failedDial(ctx, began, err)
 			}
 		}
+		described = described || l.describes(r)
+		sent := time.Now()
+		if l.canceller != nil {
+			l.canceller.patient.Store(!r.inline)
+		}
 		res, err := e.attempt(ctx, l, r)
+		if l.canceller != nil {
+			l.canceller.patient.Store(false) // for live rows, and what is done before the next read
+		}
+		r.took = time.Since(sent)
 		if res != nil && res.live != nil {
-			res.live.cancel = takeCancel()
+			res.live.cancel = r.takeCancel()
 			res.live.done = func() {
 				l.bad = l.bad || res.live.lost
 				l.release()
@@ -206,6 +275,11 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		lost := l.connectionLost(failure)
 		if said != nil && errors.Is(err, driver.ErrBadConn) {
 			err = fmt.Errorf("%w: %w", said, driver.ErrBadConn) // what the server said says more
+			failure = err
+		}
+		long := lost && r.took > pipeline.RetryWithin
+		if long && errors.Is(err, driver.ErrBadConn) {
+			err = errAnswerLost // database/sql would run it again
 			failure = err
 		}
 		stopped := refused(failure)
@@ -222,23 +296,28 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 			l.bad = true // it reads another SQL now than the text rules
 		}
 		_, passed := failure.(bypassError)
-		if renewed < maxRenewals && !l.bad && ctx.Err() == nil && stalePlan(failure) {
+		l.met(r, res, failure)
+		if renewed < maxRenewals && !l.bad && ctx.Err() == nil &&
+			(stalePlan(failure) || res == nil && l.pgx != nil && (l.overtaken(r, failure) || doubtful(failure) && !(described && (said == nil || saysTheSame(said, failure))))) {
 			// On the same connection, which has thrown away what was stale:
 			// after DDL, each of the others has its own to throw away.
 			renewed++
-			r.anew, said = true, failure
+			r.anew, said, described = true, failure, true
 			if res != nil {
 				res.Share(0)
 			}
 			e.retries.Add(1)
 			continue
 		}
-		retry := !again && !passed && ctx.Err() == nil && (lost || l.strayCancel(failure))
+		retry := !again && !passed && ctx.Err() == nil && (lost && !long || l.strayCancel(failure))
 		l.cancelled = ctx.Err() != nil && !l.delivers()
 		l.release()
 		if !retry && !stopped {
 			if failure == nil && r.via != viaPrepare {
 				r.v.landed(r.hash)
+				if renewed > 0 {
+					r.v.params.Store(nil) // they may be others now
+				}
 			}
 			return res, err
 		}
@@ -252,21 +331,22 @@ func (e *poolExecutor) fly(ctx context.Context, r *read, dispatch func() bool, t
 		}
 		// It was a read and nobody has seen a row: run it once more, on a
 		// connection that answers.
-		again = true
+		again, described = true, false
 		e.retries.Add(1)
+		began = time.Now()
 		if l, err = e.db.borrowAlive(ctx); err != nil {
 			var last *pgconn.PgError
 			if lost && ctx.Err() == nil && (errors.As(failure, &last) || errors.Is(err, driver.ErrBadConn)) {
 				return nil, failure // the server's last word says more than that nobody answers
 			}
-			return nil, err
+			return nil, failedDial(ctx, began, err)
 		}
 	}
 }
 
-// maxRenewals is how often a statement is run again because what was known of its
-// columns was out of date. DDL may go on meanwhile, and a connection that takes the
-// place of a lost one has a stale plan of its own.
+// maxRenewals is how often a statement is run again because what was known of it was
+// out of date. DDL may go on meanwhile, and a connection that takes the place of a lost
+// one has a stale plan of its own.
 const maxRenewals = 3
 
 // stalePlan reports whether err says that DDL has changed the result of a
@@ -274,16 +354,57 @@ const maxRenewals = 3
 // server has lost it, or that a description kept here has other columns ("bind
 // message has 6 result formats but query has 5 columns"). What was stale has been
 // thrown away by now: the next execution starts anew.
+//
+// The names are those of PostgreSQL's functions that raise the errors. Others raise
+// these codes for other reasons; what has no name may be a pooler's.
 func stalePlan(err error) bool {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	if err == nil {
 		return false
 	}
-	switch pgErr.Code {
-	case "0A000", "26000", "08P01":
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return err == errOtherColumns
+	}
+	switch pgErr.Code + pgErr.Routine {
+	case "0A000", "26000", "08P01", "0A000RevalidateCachedQuery", "26000FetchPreparedStatement", "08P01PortalSetResultFormat":
 		return true
 	}
 	return false
+}
+
+// errOtherColumns says that a statement's columns have come in formats that were meant
+// for others.
+var errOtherColumns = errors.New("flightpg: the columns of a statement have other types than it was described with")
+
+// doubtful reports whether err can come of a description that is out of date, before the
+// statement is executed: parameters or columns of other types, or functions, relations
+// and types that have another's name now. It can be genuine as well; an execution that
+// starts anew tells. So does this one, if it comes of describing the statement.
+func doubtful(err error) bool {
+	var prepare *pgconn.PrepareError
+	if errors.As(err, &prepare) {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return err != nil && (notEncoded(err) || strings.Contains(err.Error(), " arguments, got "))
+	}
+	switch pgErr.Code {
+	case "XX000", "0A000", "26000", "08P01", "3F000":
+		return true
+	case "22012": // division_by_zero: of what is executed
+		return false
+	}
+	return strings.HasPrefix(pgErr.Code, "42") || strings.HasPrefix(pgErr.Code, "22")
+}
+
+// saysTheSame reports whether two executions have failed for one reason.
+func saysTheSame(a, b error) bool {
+	var pgA, pgB *pgconn.PgError
+	if errors.As(a, &pgA) && errors.As(b, &pgB) {
+		return pgA.Code == pgB.Code && pgA.Message == pgB.Message
+	}
+	return a.Error() == b.Error()
 }
 
 // attempt runs the read once. If that does not return (a panic, runtime.Goexit),
@@ -314,9 +435,7 @@ func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, 
 		}
 		return &result{numInput: n, paramOIDs: oids, budget: e.budget}, nil
 	}
-	once := *r
-	once.args = slices.Clone(r.args) // the inner driver may change the slice; a retry needs it whole
-	rows, err := s.guarded(ctx, &once)
+	rows, err := s.guarded(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -330,37 +449,25 @@ func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, 
 // It takes the read by reference, and waits here: the stack of a caller that waits is
 // most of what it costs, and doubles with a few words more.
 func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reason, error) {
-	buf := keyBuffers.Get().(*[]byte)
-	key, why := appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args, false)
-	if why == reasonConvert {
-		key, why = c.convertedKey(ctx, key[:0], r)
-	}
+	f, leader, why := c.enter(ctx, mode, r, false)
 	if why != ReasonNone {
-		keyBuffers.Put(buf)
 		return nil, why, nil
 	}
-	r.hash = maphash.Bytes(c.verdicts.seed, key)
-	if why = r.v.excepted(r.hash); why != ReasonNone {
-		*buf = key
-		keyBuffers.Put(buf)
-		return nil, why, nil
-	}
-	text := r.v.keyed
-	if text == "" { // too long to be kept with its verdict
-		text = r.query
-	}
-	f, leader := c.table.Enter(flight.Key{Text: text, Args: key}, mode.rule())
-	*buf = key
-	keyBuffers.Put(buf)
 	var res *result
 	var err error
 	if leader {
 		res, err = c.lead(ctx, f, r)
 	} else {
+		r.came = time.Now()
 		res, err = f.Wait(ctx)
 	}
-	if why, ok := err.(bypassError); ok {
-		return nil, Reason(why), nil
+	if err != nil {
+		if _, ok := err.(*dialError); ok {
+			res, err = c.flyAgain(ctx, mode, r, leader, err)
+		}
+		if why, ok := err.(bypassError); ok {
+			return nil, Reason(why), nil
+		}
 	}
 	if err != nil {
 		if r.converted && notEncoded(err) {
@@ -371,13 +478,100 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 		}
 		return nil, ReasonNone, err
 	}
-	if res.live != nil && !res.claim() {
+	if res.live != nil && !r.owns && !res.claim() {
 		why = res.why
 		res.Drop()
 		return nil, why, nil
 	}
 	r.v.shared()
 	return res, ReasonNone, nil
+}
+
+// enter enters the table for a read. again: it has before, and its key is known to be
+// one.
+func (c *Connector) enter(ctx context.Context, mode Mode, r *read, again bool) (f *flight.Flight[*result], leader bool, why Reason) {
+	buf := keyBuffers.Get().(*[]byte)
+	key, why := appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args, again && r.converted)
+	if why == reasonConvert {
+		key, why = c.convertedKey(ctx, key[:0], r)
+	}
+	if why != ReasonNone {
+		keyBuffers.Put(buf)
+		return nil, false, why
+	}
+	r.hash = maphash.Bytes(c.verdicts.seed, key)
+	if why = r.v.excepted(r.hash); why != ReasonNone {
+		*buf = key
+		keyBuffers.Put(buf)
+		return nil, false, why
+	}
+	text := r.v.keyed
+	if text == "" { // too long to be kept with its verdict
+		text = r.query
+	}
+	if again {
+		f, leader = c.table.Again(flight.Key{Text: text, Args: key}, mode.rule())
+	} else {
+		f, leader = c.table.Enter(flight.Key{Text: text, Args: key}, mode.rule())
+	}
+	*buf = key
+	keyBuffers.Put(buf)
+	return f, leader, ReasonNone
+}
+
+// dialError is the outcome of a flight for which no connection could be opened. Only
+// its leader gets the error: with pgx, too, each caller that opens a connection has
+// his own.
+type dialError struct {
+	err   error     // a caller sees this one
+	began time.Time // when the connection was asked for
+}
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// failedDial returns the outcome of a flight that was asked for a connection at began,
+// and has err. What is no failure of the dial is everybody's: a context that has ended,
+// and what says that flights cannot be guarded here.
+func failedDial(ctx context.Context, began time.Time, err error) error {
+	if _, bypass := err.(bypassError); bypass || ctx.Err() != nil || err == flight.ErrGoexit {
+		return err
+	}
+	return &dialError{err, began}
+}
+
+// dialPatience is for how long a caller waits for connections that others try to open,
+// one after the other. It is more than a listener takes that starts again, or a limit
+// of connections that is reached for a moment; in an outage that lasts, callers without
+// a deadline shall hear of it as soon as with pgx, or little later.
+const dialPatience = time.Second
+
+// flyAgain goes on with a read whose flight had no connection, for err, a dialError. A
+// leader gets the error, a follower enters the table again: one of them leads.
+func (c *Connector) flyAgain(ctx context.Context, mode Mode, r *read, leader bool, err error) (res *result, _ error) {
+	for {
+		failed, ok := err.(*dialError)
+		switch {
+		case !ok:
+			return res, err
+		case leader, c.closed.Load():
+			return nil, failed.err
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case failed.began.After(r.came) && time.Since(r.came) > dialPatience:
+			return nil, failed.err
+		}
+		var f *flight.Flight[*result]
+		var why Reason
+		if f, leader, why = c.enter(ctx, mode, r, true); why != ReasonNone {
+			return nil, bypassError(why)
+		}
+		if leader {
+			res, err = c.lead(ctx, f, r)
+		} else {
+			res, err = f.Wait(ctx)
+		}
+	}
 }
 
 // convertedKey is appendKey for a read whose arguments need conversion first.
@@ -408,10 +602,14 @@ func (c *Connector) launch(ctx context.Context, f *flight.Flight[*result], r *re
 		c.pipe.landed(l)
 		return res, err
 	}
+	first := !r.v.flown.Load()
 	l := &launch{c: c, r: *r}
-	l.r.args = copyArgs(r.args)
-	f.Launch(ctx, l)
-	return f.Wait(ctx)
+	res, err := f.Lead(ctx, l)
+	if err == nil {
+		r.owns = l.owns
+		c.learnAlone(r.v, first, !res.shared && res.live == nil, l.r.took)
+	}
+	return res, err
 }
 
 // learnParams notes the types of a statement's parameters.

@@ -98,6 +98,9 @@ type countedConn struct {
 	tr *traffic
 }
 
+// NetConn says that the connection is the system's.
+func (c *countedConn) NetConn() net.Conn { return c.Conn }
+
 func (c *countedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.tr.reads.Add(1)

@@ -5,12 +5,16 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/flightpg/flightpg/internal/judge"
 )
 
 // Guard says how flights are kept from writing, should a statement that writes
@@ -21,15 +25,17 @@ type Guard uint8
 
 const (
 	// GuardAuto uses GuardSession on connections that lead to a server, and
-	// GuardTransaction on those that lead to a pooler such as PgBouncer. The
-	// default.
+	// GuardTransaction on those that lead to a pooler such as PgBouncer, but for
+	// reads that the catalog proves harmless: those go there as pgx would send
+	// them, without a transaction. The default.
 	GuardAuto Guard = iota
 	// GuardSession makes the flights' sessions read-only, once, when they are
 	// opened. Not behind a pooler that gives a server connection to several
 	// clients: there the setting would leak to others.
 	GuardSession
-	// GuardTransaction runs each flight in a read-only transaction of its own,
-	// which is rolled back: BEGIN, the query and ROLLBACK travel together.
+	// GuardTransaction runs each flight, also of what is proven harmless, in a
+	// read-only transaction of its own, which is rolled back: BEGIN, the query and
+	// ROLLBACK travel together.
 	GuardTransaction
 	// GuardOff sends reads as they are. What a shared statement does is then
 	// for the rules alone to know.
@@ -81,11 +87,14 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 		" OR pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) "+strconv.FormatUint(uint64(pg.PID()), 10)+
 		" THEN pg_catalog.set_config('"+readOnly+"', 'on', false) ELSE 'pooler' END")
 	if err != nil {
+		if s.dead() && pgconn.SafeToRetry(err) { // "conn closed", see answerLost
+			err = fmt.Errorf("flightpg: the connection broke while it was opened: %w", io.ErrUnexpectedEOF)
+		}
 		return err
 	}
 	switch answer := cell(results, 0); {
 	case answer == "pooler":
-		s.guard = GuardTransaction
+		s.guard, s.lenient = GuardTransaction, true
 	case answer != "on" || !s.armed():
 		return fmt.Errorf("flightpg: the server did not make a session read-only (%s = %q): set flight_guard=transaction or flight_guard=off", readOnly, answer)
 	default:
@@ -179,6 +188,9 @@ func (s *session) armed() bool {
 // refused reports whether err is the server's refusal to write in a read-only
 // transaction.
 func refused(err error) bool {
+	if err == nil {
+		return false
+	}
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && pgErr.Code == "25006" // read_only_sql_transaction
 }
@@ -207,7 +219,8 @@ func noTransaction(err error) error {
 // guarded runs a read under the session's guard.
 func (s *session) guarded(ctx context.Context, r *read) (driver.Rows, error) {
 	if s.pgx == nil {
-		return s.query(ctx, r.via, r.query, r.args)
+		// The inner driver may change the slice; a retry needs it whole.
+		return s.query(ctx, r.via, r.query, slices.Clone(r.args))
 	}
 	rows, err := s.guardedWire(ctx, r)
 	if err != nil {
@@ -222,18 +235,44 @@ func (s *session) guardedWire(ctx context.Context, r *read) (*wireRows, error) {
 		return s.queryWire(ctx, r)
 	}
 	call := s.callOf(r)
-	switch call.mode {
+	switch {
+	case s.asPgx(r, call.mode):
+		return s.queryWire(ctx, r)
+	case !r.pipelines(call.mode):
+		return s.queryInTx(ctx, r)
+	}
+	return s.queryInPipeline(ctx, call, r)
+}
+
+// bare reports whether a read runs without a guard on a session of GuardTransaction:
+// flight_guard=auto has found a pooler, and the catalog proves that the read runs
+// nothing but built-ins that are harmless, on plain tables. A transaction around it costs
+// as much as the read. What is given up is the guard of what the picture of the catalog
+// does not know yet.
+func (s *session) bare(r *read) bool { return s.lenient && r.v.company == judge.Joined }
+
+// asPgx reports whether a read without a guard is sent as pgx sends it in that mode. In
+// the other modes, and as a prepared statement, pgx names statements, or takes two steps
+// that may reach two of a pooler's server connections.
+func (s *session) asPgx(r *read, mode pgx.QueryExecMode) bool {
+	if !s.bare(r) || r.via != viaQuery {
+		return false
+	}
+	switch mode {
+	case pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+		return true
+	}
+	return false
+}
+
+// pipelines reports whether a read in that mode can travel together with its
+// transaction.
+func (r *read) pipelines(mode pgx.QueryExecMode) bool {
+	switch mode {
 	case pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec:
-	default:
-		if r.via == viaQuery {
-			return s.queryInTx(ctx, r)
-		}
+		return true
 	}
-	rows, err := s.queryInPipeline(ctx, call, r)
-	if err != nil {
-		r.v.description.Store(nil) // DDL may have changed it
-	}
-	return rows, err
+	return r.via != viaQuery
 }
 
 // pgxCall is what a call asks of pgx, with its options read as pgx reads them.
@@ -260,26 +299,44 @@ func (s *session) callOf(r *read) pgxCall {
 	return call
 }
 
+// fits reports whether columns have come in the formats that are asked for of their
+// types.
+func (c pgxCall) fits(fields []pgconn.FieldDescription) bool {
+	for i := range fields {
+		if fields[i].Format != c.formats[fields[i].DataTypeOID] {
+			return false
+		}
+	}
+	return true
+}
+
 // simple reports whether pgx runs a call in the simple protocol.
-func (s *session) simple(r *read) bool {
+func (s *session) simple(r *read) bool { return s.modeOf(r) == pgx.QueryExecModeSimpleProtocol }
+
+// modeOf returns the mode in which pgx runs a call.
+func (s *session) modeOf(r *read) pgx.QueryExecMode {
 	mode := s.config().DefaultQueryExecMode
 	for i := 0; i < len(r.args) && isOption(r.args[i].Value); i++ {
 		if option, ok := r.args[i].Value.(pgx.QueryExecMode); ok {
 			mode = option
 		}
 	}
-	return mode == pgx.QueryExecModeSimpleProtocol
+	return mode
 }
 
 // describe asks for the types of a statement's parameters and columns, once for
-// each text, in a transaction of its own. It goes step by step, with pgx's own
-// Prepare, whose errors are the ones that pgx's users know.
-func (s *session) describe(ctx context.Context, query string) (sd *pgconn.StatementDescription, err error) {
+// each text, in a transaction of its own if it needs the guard. It goes step by step,
+// with pgx's own Prepare, whose errors are the ones that pgx's users know.
+func (s *session) describe(ctx context.Context, r *read) (sd *pgconn.StatementDescription, err error) {
+	pg := s.pgx.Conn().PgConn()
+	if s.bare(r) {
+		return pg.Prepare(ctx, "", r.query, nil)
+	}
 	end, err := s.beginReadOnly(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sd, err = s.pgx.Conn().PgConn().Prepare(ctx, "", query, nil)
+	sd, err = pg.Prepare(ctx, "", r.query, nil)
 	end(err)
 	return sd, err
 }
@@ -302,7 +359,8 @@ func (s *session) beginReadOnly(ctx context.Context) (end func(error), err error
 
 // queryInPipeline sends BEGIN READ ONLY, the query and ROLLBACK in one write. The Sync
 // between makes the server get to the ROLLBACK after an error too; without it a
-// pooler's only connection would be left in a failed transaction.
+// pooler's only connection would be left in a failed transaction. A read that needs no
+// guard goes by itself.
 // The statement is unnamed, which is right behind every kind of pooler.
 func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_ *wireRows, err error) {
 	conn := s.pgx.Conn()
@@ -319,11 +377,14 @@ func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_
 	var sd *pgconn.StatementDescription
 	var oids []uint32
 	var formats []int16
+	described := false // just now
 	if call.mode != pgx.QueryExecModeExec || r.via != viaQuery {
 		if sd = r.v.description.Load(); sd == nil || r.anew {
-			if sd, err = s.describe(ctx, r.query); err != nil {
+			if sd, err = s.describe(ctx, r); err != nil {
+				r.v.description.Store(nil)
 				return nil, err
 			}
+			described = true
 			shape := s.c.shapes.Of(sd.Fields)
 			sd.Fields = shape.Fields
 			r.v.shape.Store(shape)
@@ -343,26 +404,37 @@ func (s *session) queryInPipeline(ctx context.Context, call pgxCall, r *read) (_
 	if err := eqb.Build(conn.TypeMap(), sd, call.args); err != nil {
 		return nil, err
 	}
-	p := &txPipeline{Pipeline: conn.PgConn().StartPipeline(ctx), s: s}
-	p.SendQueryParams("BEGIN READ ONLY", nil, nil, nil, nil)
-	p.SendQueryParams(r.query, eqb.ParamValues, oids, eqb.ParamFormats, formats)
-	p.SendPipelineSync()
-	if r.v.flown.Load() {
-		p.rollback(nil)
-	}
-	rr, err := p.query()
-	if err != nil {
-		p.end(err) // the first error is the one that tells
-		return nil, err
+	var rr *pgconn.ResultReader
+	end := func(error) {}
+	if s.bare(r) {
+		rr = conn.PgConn().ExecParams(ctx, r.query, eqb.ParamValues, oids, eqb.ParamFormats, formats)
+	} else {
+		p := &txPipeline{Pipeline: conn.PgConn().StartPipeline(ctx), s: s}
+		p.SendQueryParams("BEGIN READ ONLY", nil, nil, nil, nil)
+		p.SendQueryParams(r.query, eqb.ParamValues, oids, eqb.ParamFormats, formats)
+		p.SendPipelineSync()
+		if r.v.flown.Load() {
+			p.rollback(nil)
+		}
+		if rr, err = p.query(); err != nil {
+			p.end(err) // the first error is the one that tells
+			return nil, err
+		}
+		end = p.end
 	}
 	source := &pipelineSource{rr: rr}
-	rows, err := newWireRows(s, source, false)
+	rows, err := newWireRows(s, source, r.v, false)
 	if err != nil {
-		p.end(err)
+		end(err)
 		return nil, err
 	}
+	if sd != nil && !described && !call.fits(rows.fields) {
+		_ = rows.Close()
+		end(nil)
+		return nil, errOtherColumns
+	}
 	rows.done = func(err error) {
-		p.end(err)
+		end(err)
 		if tracer != nil {
 			tracer.TraceQueryEnd(ctx, conn, pgx.TraceQueryEndData{CommandTag: source.tag, Err: err})
 		}

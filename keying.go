@@ -2,6 +2,10 @@ package flightpg
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
 	"database/sql/driver"
 	"encoding/binary"
 	"maps"
@@ -10,6 +14,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -22,15 +27,61 @@ import (
 // arguments.go.
 //
 // The encoding is canonical and prefix-free (every part is tagged and has a
-// fixed or leading length), and flights are found by comparing it in full, so
-// no choice of arguments makes two different reads meet.
+// fixed or leading length), and flights are found by comparing it in full. What is
+// long has its digest there instead, so that neither the table's memory nor the time
+// for which it is locked depends on how large arguments are. No choice of arguments
+// makes two different reads meet.
 
 // keyBuffers hold *[]byte to encode keys in.
 var keyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// maxKeyArgs bounds the encoded arguments, in bytes. Larger ones bypass: the
-// table would keep a copy for as long as the flight lasts.
-const maxKeyArgs = 1 << 20
+const (
+	// maxKeyArgs bounds each argument, and all that is encoded, in bytes. A flight
+	// has a copy of its arguments: what is larger bypasses.
+	maxKeyArgs = 1 << 20
+	// maxPlain is up to where a key, and an argument in it, is there as it is.
+	maxPlain = 1 << 10
+)
+
+// digested marks a key that is the digest of one, in its first byte, beside the way of
+// execution.
+const digested = 0x80
+
+// appendDigest appends what stands for data, which must not change meanwhile. It is of
+// a fixed length. Nobody who does not see into the process finds two that have the same:
+// GHASH is universal under its secret key, random for each process, which nothing
+// outside can learn of: what it yields stays in keys. For data of up to 1 MiB chosen
+// without knowledge of the key, two are equal with a probability of 2^-111. It takes a
+// quarter of SHA-256's time, and that of hash/maphash, whose 64 bits are too few. A
+// nonce is for those who publish what comes out.
+func appendDigest(b, data []byte) []byte { return digester()(b, data) }
+
+var digester = sync.OnceValue(func() func(b, data []byte) []byte {
+	var key [16]byte
+	_, _ = rand.Read(key[:]) // it never fails
+	if block, err := aes.NewCipher(key[:]); err == nil {
+		if gcm, err := cipher.NewGCM(block); err == nil {
+			nonce := make([]byte, gcm.NonceSize())
+			return func(b, data []byte) []byte { return gcm.Seal(b, nonce, nil, data) }
+		}
+	}
+	return appendSHA // GODEBUG=fips140=only
+})
+
+func appendSHA(b, data []byte) []byte {
+	sum := sha256.Sum256(data)
+	return append(b, sum[:]...)
+}
+
+// appendLarge appends an argument's bytes behind their length, or their digest. There
+// are no more than maxKeyArgs.
+func appendLarge(b, data []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(data)))
+	if len(data) > maxPlain {
+		return appendDigest(b, data)
+	}
+	return append(b, data...)
+}
 
 // Tags of the types that have an encoding of their own. Every other type gets
 // tagPlan and the number of its plan.
@@ -74,6 +125,7 @@ const (
 // if it can when it has been converted. asIs takes Valuers that hold nothing but
 // bytes, such as UUIDs, for what they hold.
 func appendKey(b []byte, via byte, partition string, args []driver.NamedValue, asIs bool) ([]byte, Reason) {
+	start := len(b)
 	b = append(b, via)
 	b = appendString(b, partition)
 	b = binary.AppendUvarint(b, uint64(len(args)))
@@ -89,6 +141,11 @@ func appendKey(b []byte, via byte, partition string, args []driver.NamedValue, a
 	}
 	if len(b) > maxKeyArgs { // it may be cut short
 		return b, ReasonArgument
+	}
+	if n := len(b); n-start > maxPlain {
+		b = appendDigest(b, b[start:])
+		b = append(b[:start+1], b[n:]...)
+		b[start] |= digested
 	}
 	return b, ReasonNone
 }
@@ -137,13 +194,18 @@ func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
 	case float64:
 		return binary.BigEndian.AppendUint64(append(b, tagFloat64), math.Float64bits(v)), ReasonNone
 	case string:
-		return appendString(append(b, tagString), v), ReasonNone
+		if len(v) > maxKeyArgs {
+			return b, ReasonArgument
+		}
+		return appendLarge(append(b, tagString), unsafe.Slice(unsafe.StringData(v), len(v))), ReasonNone
 	case []byte:
 		if v == nil { // NULL to pgx; an empty slice is not
 			return append(b, tagBytesNil), ReasonNone
 		}
-		b = binary.AppendUvarint(append(b, tagBytes), uint64(len(v)))
-		return appendBounded(b, v), ReasonNone
+		if len(v) > maxKeyArgs {
+			return b, ReasonArgument
+		}
+		return appendLarge(append(b, tagBytes), v), ReasonNone
 	case time.Time:
 		return appendTime(append(b, tagTime), v), ReasonNone
 	case converted:
@@ -176,7 +238,15 @@ func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
 		return b, p.why
 	}
 	b = binary.AppendUvarint(append(b, tagPlan), p.id)
-	return p.encode(b, reflect.ValueOf(v)), ReasonNone
+	rv := reflect.ValueOf(v)
+	if p.memory != nil && !rv.IsNil() {
+		data := p.memory(rv)
+		if len(data) > maxKeyArgs {
+			return b, ReasonArgument
+		}
+		return appendLarge(append(b, 1), data), ReasonNone
+	}
+	return p.encode(b, rv), ReasonNone
 }
 
 // appendTime encodes what an encoder can see of a time: the instant, the zone's

@@ -526,6 +526,8 @@ func FuzzKey(f *testing.F) {
 	f.Add([]byte{1, 1, 0}, []byte{2, 1, 0})
 	f.Add([]byte{7, 3, 'a', 'b', 'c', 7, 0}, []byte{7, 0, 7, 3, 'a', 'b', 'c'})
 	f.Add([]byte{8, 0}, []byte{8, 1, 0})
+	f.Add([]byte{22, 4, 1, 23, 4, 1}, []byte{23, 4, 1, 22, 4, 1})
+	f.Add([]byte{24, 4, 1, 22, 5, 0, 7, 0}, []byte{24, 5, 0, 22, 4, 1, 7, 0})
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		x, y := fuzzArgs(a), fuzzArgs(b)
 		kx, why := keyOf(t, x...)
@@ -558,7 +560,7 @@ func fuzzArgs(b []byte) (args []any) {
 		return s
 	}
 	for len(b) > 0 && len(args) < 8 {
-		switch next() % 22 {
+		switch next() % 25 {
 		case 0:
 			args = append(args, nil)
 		case 1:
@@ -603,6 +605,12 @@ func fuzzArgs(b []byte) (args []any) {
 			args = append(args, netip.AddrFrom4([4]byte{next()}))
 		case 21:
 			args = append(args, sql.NullString{String: text(), Valid: next()%2 == 0})
+		case 22: // what is long is in keys as a digest
+			args = append(args, strings.Repeat("x", maxPlain/4*int(next()%8))+string(rune(next())))
+		case 23:
+			args = append(args, append(bytes.Repeat([]byte("x"), maxPlain/4*int(next()%8)), next()))
+		case 24:
+			args = append(args, append(make([]int32, maxPlain/16*int(next()%8)), int32(next())))
 		}
 	}
 	return args

@@ -218,7 +218,7 @@ func complaints(text ownText) (list []string) {
 	}
 	for _, s := range statements(text.sql) {
 		if !isQuery(s) {
-			if !regexp.MustCompile(`(?i)^(BEGIN|ROLLBACK|SET|SHOW)\b`).MatchString(s) {
+			if !regexp.MustCompile(`(?i)^(BEGIN|ROLLBACK|SET|RESET|SHOW)\b`).MatchString(s) {
 				list = append(list, fmt.Sprintf("a kind of statement that is not judged: %.20q", s))
 			}
 			continue
@@ -482,7 +482,7 @@ func TestOwnQueries_Resolve(t *testing.T) {
 	}
 	// What is not qualified is seen, in each query that has the like.
 	for qualified, bare := range map[string]string{
-		"operator(pg_catalog.>=)": ">=", "operator(pg_catalog.~~)": "~~", "OPERATOR(pg_catalog.=)": "=",
+		"operator(pg_catalog.>=)": ">=", "operator(pg_catalog.!~)": "!~", "pg_catalog.strpos(": "strpos(", "OPERATOR(pg_catalog.=)": "=",
 		"pg_catalog.regexp_matches(": "regexp_matches(", "pg_catalog.concat_ws(": "concat_ws(", "pg_catalog.string_agg(": "string_agg(", "pg_catalog.count(": "count(",
 		"::pg_catalog.text": "::text", "::pg_catalog.oid": "::oid", "::pg_catalog.regclass": "::regclass",
 		"pg_catalog.pg_class ": "pg_class ", "pg_catalog.pg_locks": "pg_locks",

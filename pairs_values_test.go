@@ -243,6 +243,7 @@ var argTexts = []string{
 	"{}", "[]", `{"a": 1}`, `{"a":1}`, "null", `"text"`, "<a/>", `\x`, `\xdead`, "101", "10.0.0.1", "10.0.0.0/8", "::1", "08:00:2b:01:02:03",
 	"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "(1,2)", "[(1,2),(3,4)]", "<(1,2),3>", "{1,-1,0}", "(0,1)",
 	"[1,5)", "empty", "{[1,5)}", "{1,2}", "{1,2,NULL}", "{a,b}", "happy", "ok", "(1,ok)", `"a"=>"1"`, "'a':1A", "\xff", "\xfe", strings.Repeat("long ", 40),
+	strings.Repeat("long ", maxPlain/4), strings.Repeat("long ", maxPlain/4) + "b", // in keys as digests
 }
 
 func (g *argMaker) text() string {

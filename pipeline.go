@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/judge"
 	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
@@ -28,7 +30,8 @@ const (
 	// pooler) goes the generic way all the same; a connector for which it can
 	// never be used is refused.
 	ExecutorPipeline
-	// ExecutorGeneric runs each flight in a goroutine of its own, on a session of
+	// ExecutorGeneric runs each flight in a goroutine of its own (in its leader's, if
+	// his context cannot end and no hook or tracer takes part), on a session of
 	// the flight pool, through pgx or whatever the inner driver is.
 	ExecutorGeneric
 )
@@ -91,16 +94,23 @@ type pipelineExecutor struct {
 	*pipeline.Pool
 	c        *Connector
 	refused  atomic.Uint64
-	launches sync.Pool // of *pipelineLaunch that nobody holds any more
+	quarter  int64        // of the flight connections: the generic executor's
+	away     atomic.Int64 // those of them that calls have taken for which the pipeline had none
+	borrowed atomic.Bool  // the generic executor's connection has been taken over, or tried
+	launches sync.Pool    // of *pipelineLaunch that nobody holds any more
+	found    atomic.Pointer[companyFound]
+	generic  *poolExecutor
 }
 
 func newPipelineExecutor(c *Connector) *pipelineExecutor {
-	x := &pipelineExecutor{c: c}
+	x := &pipelineExecutor{c: c, generic: c.exec.(*poolExecutor)}
 	limit := c.cfg.FlightConns
-	limit -= limit / minPipelineConns // the rest is the generic executor's
+	x.quarter = int64(limit / minPipelineConns)
+	limit -= int(x.quarter) // the rest is the generic executor's
 	x.Pool = pipeline.New(pipeline.Config{
 		Connect:     x.connect,
 		Full:        tooMany,
+		Spare:       x.spare,
 		Tainted:     x.tainted,
 		Described:   x.described,
 		Formats:     binaryResults,
@@ -116,7 +126,9 @@ func newPipelineExecutor(c *Connector) *pipelineExecutor {
 // connect opens a connection for the pool, armed as any flight session.
 func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) {
 	c := x.c
-	if c.flights.Stats().Idle > 0 { // the catalog was asked for
+	// The catalog was asked for, on a connection that nobody needs any more. One that has
+	// lain idle since may be dead, and not know.
+	if c.flights.idle.Load() > 0 && x.borrowed.CompareAndSwap(false, true) {
 		if l, err := c.flights.borrow(ctx); err == nil {
 			link, err := x.link(ctx, l.session)
 			l.bad = true // for its pool: nobody else shall have it
@@ -156,20 +168,120 @@ func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) 
 // link is what the pipeline needs of an armed session.
 func (x *pipelineExecutor) link(ctx context.Context, s *session) (*pipeline.Link, error) {
 	if s.guard == GuardTransaction { // a pooler
+		// The pipeline's part of the connections is the generic executor's too.
+		x.c.flights.widen()
 		return nil, pipeline.ErrElsewhere
 	}
-	grouped := false
+	link := &pipeline.Link{
+		PgConn: s.pgx.Conn().PgConn(), Types: s.pgx.Conn().TypeMap(), Odd: odditiesOf(s.pgx.Conn().TypeMap()), User: s, Expired: s.old,
+	}
 	if s.guard == GuardSession {
-		// Under a higher isolation level a group would share its snapshot, and
-		// serialization failures.
-		results, err := ask(ctx, s.pgx.Conn().PgConn(), "SHOW default_transaction_isolation")
-		if err != nil {
+		if err := x.company(ctx, link); err != nil {
 			return nil, err
 		}
-		grouped = cell(results, 0) == "read committed"
 	}
-	l := &pipelineLink{s: s, columns: make(map[*pipeline.Shape]*linkColumns)}
-	return &pipeline.Link{PgConn: s.pgx.Conn().PgConn(), Types: s.pgx.Conn().TypeMap(), Grouped: grouped, User: l, Expired: s.old}, nil
+	return link, nil
+}
+
+// Timeouts of sessions on which several reads are under way, in milliseconds. Who meets
+// one runs again on a session whose timeouts are the application's.
+const (
+	groupLockTimeout      = 5
+	groupStatementTimeout = 10
+)
+
+// companySettings are what decides about it, and companyShown says whether they are what
+// they were on another connection: pg_settings takes a new connection a fifth of the time
+// in which it is opened.
+const (
+	companySettings = "SELECT name, setting, reset_val FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY (" +
+		"'{default_transaction_isolation,lock_timeout,statement_timeout,transaction_timeout,deadlock_timeout}'::pg_catalog.text[])"
+	companyShown = "SELECT pg_catalog.current_setting('default_transaction_isolation'), pg_catalog.current_setting('lock_timeout'), " +
+		"pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setting('transaction_timeout', true), " +
+		"pg_catalog.current_setting('deadlock_timeout')"
+)
+
+// companyFound is what was found out about a connection.
+type companyFound struct {
+	shown string
+	link  pipeline.Link // with nothing else
+}
+
+// company finds out what may be sent together on a session, by its settings. Whether a
+// hook has set one, or the role, matters only to what sets it back; that is taken to be
+// as on the last connection with the same settings.
+func (x *pipelineExecutor) company(ctx context.Context, link *pipeline.Link) error {
+	shown, err := ask(ctx, link.PgConn, companyShown)
+	if err != nil {
+		return err
+	}
+	now := ""
+	for i := range 5 {
+		now += cell(shown, i) + ";"
+	}
+	if f := x.found.Load(); f != nil && f.shown == now {
+		link.Grouped, link.Timed, link.Apart = f.link.Grouped, f.link.Timed, f.link.Apart
+		link.Arm, link.Disarm, link.Patience = f.link.Arm, f.link.Disarm, f.link.Patience
+		return nil
+	}
+	if err := company(ctx, link); err != nil {
+		return err
+	}
+	x.found.Store(&companyFound{now, pipeline.Link{
+		Grouped: link.Grouped, Timed: link.Timed, Apart: link.Apart, Arm: link.Arm, Disarm: link.Disarm, Patience: link.Patience,
+	}})
+	return nil
+}
+
+// company asks.
+func company(ctx context.Context, link *pipeline.Link) error {
+	results, err := ask(ctx, link.PgConn, companySettings)
+	if err != nil {
+		return err
+	}
+	type setting struct {
+		value, reset string
+		ms           int
+	}
+	settings := make(map[string]setting)
+	for _, r := range results {
+		for _, row := range r.Rows {
+			if len(row) == 3 {
+				ms, _ := strconv.Atoi(string(row[1]))
+				settings[string(row[0])] = setting{string(row[1]), string(row[2]), ms}
+			}
+		}
+	}
+	link.Timed = settings["statement_timeout"].ms > 0
+	if settings["default_transaction_isolation"].value != "read committed" {
+		// Under a higher level a group would share its snapshot, and serialization
+		// failures.
+		return nil
+	}
+	link.Grouped = true
+	// A group must be gone before anybody looks for a deadlock, or is told that his
+	// transaction has taken too long.
+	link.Apart = settings["transaction_timeout"].ms > 0 || settings["deadlock_timeout"].ms < 10*groupLockTimeout
+	shorter := func(own setting, most int) int {
+		if own.ms > 0 {
+			return min(most, own.ms)
+		}
+		return most
+	}
+	lock, statement := settings["lock_timeout"], settings["statement_timeout"]
+	lockMS, statementMS := shorter(lock, groupLockTimeout), shorter(statement, groupStatementTimeout)
+	link.Arm = "SET lock_timeout = " + strconv.Itoa(lockMS) + "; SET statement_timeout = " + strconv.Itoa(statementMS)
+	link.Disarm = "RESET lock_timeout"
+	if lock.value != lock.reset { // by a hook
+		link.Disarm = "SET lock_timeout = " + strconv.Itoa(lock.ms)
+	}
+	if statement.value == statement.reset {
+		link.Disarm += "; RESET statement_timeout"
+	} else {
+		link.Disarm += "; SET statement_timeout = " + strconv.Itoa(statement.ms)
+	}
+	link.Patience = groupStatementTimeout * time.Millisecond
+	return nil
 }
 
 // tainted is told of a statement that changed its session's settings.
@@ -186,10 +298,23 @@ func (x *pipelineExecutor) described(st *pipeline.Stmt, d *pipeline.Desc) {
 	x.c.verdicts.describe(v, describedPipelined, descSize(d.Fields, len(params)))
 }
 
+// spare takes one of the generic executor's connections, if one is to be had.
+func (x *pipelineExecutor) spare() bool {
+	for {
+		n := x.away.Load()
+		if max(n, x.generic.flying.Load()) >= x.quarter { // it has reads of its own, too
+			return false
+		}
+		if x.away.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
 // counts returns what executor.counts does.
 func (x *pipelineExecutor) counts() (retries, refused uint64) {
 	s := x.Stats()
-	return s.Lost + s.Strays + s.Stale + s.Moved, x.refused.Load()
+	return s.Lost + s.Strays + s.Stale + s.Moved + s.Parted, x.refused.Load()
 }
 
 // maxPipelined bounds the texts that the pipeline prepares, in bytes. Longer ones go
@@ -211,7 +336,7 @@ func (x *pipelineExecutor) serves(r *read) *pipeline.Stmt {
 	}
 	st := r.v.pipelined.Load()
 	if st == nil {
-		st = pipeline.NewStmt(r.query, r.v)
+		st = pipeline.NewStmt(r.query, r.v, companies[r.v.company], r.v.relations)
 		if !r.v.pipelined.CompareAndSwap(nil, st) {
 			st = r.v.pipelined.Load()
 		}
@@ -222,50 +347,8 @@ func (x *pipelineExecutor) serves(r *read) *pipeline.Stmt {
 	return st
 }
 
-// pipelineLink is what the driver keeps with a connection of the pipeline.
-type pipelineLink struct {
-	s       *session
-	columns map[*pipeline.Shape]*linkColumns
-	width   int // of those together
-}
-
-// linkColumns are the columns of a result: what results keep, and what decodes
-// rows with the connection's type map, which they must not keep.
-type linkColumns struct {
-	*columns
-	s    *session
-	wire *wireColumns
-}
-
-// Bounds of what a connection remembers of results' columns: how many results, and how
-// many columns these have together.
-const (
-	maxShapes  = 1024
-	maxColumns = 16 << 10
-)
-
-func (l *pipelineLink) columnsOf(d *pipeline.Desc) *linkColumns {
-	cols := l.columns[d.Shape]
-	if cols == nil {
-		if l.width += len(d.Fields); len(l.columns) >= maxShapes || l.width > maxColumns {
-			clear(l.columns)
-			l.width = len(d.Fields)
-		}
-		wire := newWireColumns(l.s, d.Fields)
-		shared, _ := d.Shape.User.Load().(*columns)
-		if shared == nil {
-			shared = copyColumns(&wireRows{wireColumns: wire})
-			d.Shape.User.Store(shared)
-		}
-		cols = &linkColumns{
-			columns: &columns{names: shared.names, types: shared.types, wire: &wireColumns{readers: wire.readers, fields: wire.fields}},
-			s:       l.s,
-			wire:    wire,
-		}
-		l.columns[d.Shape] = cols
-	}
-	return cols
-}
+// companies are what a pipeline calls them.
+var companies = [...]pipeline.Company{judge.Alone: pipeline.Alone, judge.Apart: pipeline.Apart, judge.Joined: pipeline.Joined}
 
 // pipelineLaunch is the flight.Inline of a read that the pipeline runs. It is the
 // pipeline.Read as well.
@@ -280,7 +363,7 @@ type pipelineLaunch struct {
 	done  bool // it is finished
 	ended bool // and so is the flight, in its leader's goroutine
 
-	cols *linkColumns // of the answer, or nil: it has not begun
+	cols *sessionColumns // of the answer, or nil: it has not begun
 	buf  buffering
 	tail error // what the answer ends with, for its readers
 }
@@ -291,12 +374,18 @@ func (l *pipelineLaunch) RunInline(ctx context.Context, f *flight.Flight[*result
 		return nil, nil, true
 	}
 	l.begin(f)
-	if l.done = l.call.Run(ctx); !l.done || l.call.Live() != nil || l.call.Err() == pipeline.ErrElsewhere {
+	if l.done = l.call.Run(ctx); !l.done || l.call.Live() != nil || l.elsewhere() {
 		return nil, nil, true
 	}
 	res, err = l.outcome()
 	l.ended = true
 	return res, err, false
+}
+
+// elsewhere reports whether the finished call is to be executed by the generic executor.
+func (l *pipelineLaunch) elsewhere() bool {
+	err := l.call.Err()
+	return err == pipeline.ErrElsewhere || err == pipeline.ErrSpare
 }
 
 // launch returns a launch of the read on the statement.
@@ -344,30 +433,37 @@ func (l *pipelineLaunch) values() []any {
 
 // Run implements flight.Runner: it goes on from where RunInline left off.
 func (l *pipelineLaunch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
-	return l.run(ctx, func(ctx context.Context) (*result, error) {
-		if !l.began {
-			l.begin(f)
+	if !l.began {
+		l.begin(f)
+	}
+	return l.run(ctx, l)
+}
+
+// execute implements execution.
+func (l *pipelineLaunch) execute(ctx context.Context) (*result, error) {
+	if !l.done {
+		l.call.Finish(ctx)
+		l.done = true
+	}
+	if l.elsewhere() {
+		l.buf.discard() // an answer may have begun before
+		if l.call.Err() == pipeline.ErrSpare {
+			defer l.x.away.Add(-1)
 		}
-		if !l.done {
-			l.call.Finish(ctx)
-			l.done = true
+		return l.c.exec.execute(ctx, &l.r)
+	}
+	if live := l.call.Live(); live != nil {
+		live.Watch(ctx)
+		res := l.buf.finish()
+		res.live = &liveRows{
+			rows:   &wireRows{wireColumns: l.cols.wire, s: l.cols.s, source: live},
+			first:  l.buf.row,
+			cancel: l.r.takeCancel(),
+			done:   func() {},
 		}
-		if l.call.Err() == pipeline.ErrElsewhere {
-			return l.c.exec.execute(ctx, &l.r, f.Dispatch, f.TakeCancel)
-		}
-		if live := l.call.Live(); live != nil {
-			live.Watch(ctx)
-			res := l.buf.finish()
-			res.live = &liveRows{
-				rows:   &wireRows{wireColumns: l.cols.wire, s: l.cols.s, source: live},
-				first:  l.buf.row,
-				cancel: f.TakeCancel(),
-				done:   func() {},
-			}
-			return res, nil
-		}
-		return l.outcome()
-	})
+		return res, nil
+	}
+	return l.outcome()
 }
 
 // outcome is that of a finished call.
@@ -381,6 +477,7 @@ func (l *pipelineLaunch) outcome() (*result, error) {
 	}
 	var why bypassError
 	var panicked *flight.PanicError
+	var dial *pipeline.DialError
 	switch {
 	case errors.As(err, &panicked): // in a hook, while a connection was opened
 		panic(panicked)
@@ -392,6 +489,9 @@ func (l *pipelineLaunch) outcome() (*result, error) {
 	case errors.As(err, &why):
 		l.x.c.turnOff(Reason(why)) // a matter of the server, not of the statement
 		return nil, why
+	case errors.As(err, &dial):
+		l.buf.discard()
+		return nil, &dialError{dial.Err, dial.Began}
 	case errors.Is(err, pipeline.ErrAbandoned):
 		l.buf.discard()
 		return nil, flight.ErrAbandoned
@@ -407,10 +507,14 @@ func (l *pipelineLaunch) outcome() (*result, error) {
 // Dispatch implements pipeline.Read.
 func (l *pipelineLaunch) Dispatch() bool { return l.f.Dispatch() }
 
+// Apart implements pipeline.Read: what is now() in a transaction that others have begun
+// can be earlier than what its rows say, and that is not for strict callers.
+func (l *pipelineLaunch) Apart() bool { return l.f.Strict() }
+
 // Start implements pipeline.Read.
 func (l *pipelineLaunch) Start(link *pipeline.Link, d *pipeline.Desc) {
 	l.buf.discard()
-	l.cols, l.tail = link.User.(*pipelineLink).columnsOf(d), nil
+	l.cols, l.tail = link.User.(*session).columnsOf(d.Shape), nil
 	l.buf.begin(l.cols.columns, &l.c.budget, l.c.cfg.MaxResult)
 }
 

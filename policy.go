@@ -282,12 +282,16 @@ type verdict struct {
 	wants   bool   // judged without a catalog, which may say something else
 	several bool   // there is more than one statement in it
 
+	company   judge.Company // with what it may be executed
+	relations []uint32      // the tables that it reads; see judge.Verdict.Relations
+
 	// Under GuardTransaction: the types of parameters and columns, or nil.
 	description atomic.Pointer[pgconn.StatementDescription]
 	shape       atomic.Pointer[pipeline.Shape] // of its columns, which others may have too
 
-	pipelined atomic.Pointer[pipeline.Stmt] // what the pipeline knows of it, or nil
-	params    atomic.Pointer[[]uint32]      // the types of its parameters, where they were asked for
+	answered  atomic.Pointer[pipeline.Shape] // the columns of its last result, without the pipeline
+	pipelined atomic.Pointer[pipeline.Stmt]  // what the pipeline knows of it, or nil
+	params    atomic.Pointer[[]uint32]       // the types of its parameters, where they were asked for
 
 	flown    atomic.Bool   // a flight has landed that the guard did not stop
 	refused  atomic.Bool   // the guard has stopped it
@@ -301,6 +305,7 @@ type verdict struct {
 	odd        atomic.Uint32               // reads that became exceptions
 	good       atomic.Uint32               // and those that were shared
 
+	alone    aloneness     // of its reads
 	unshared atomic.Uint32 // large results in a row that a single caller has read
 
 	hash      uint64                // of the text in the cache
@@ -478,6 +483,7 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 	j := judge.Judge(sql, set, r.options())
 	v := &verdict{sql: sql, judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
 	v.effects, v.several = r.effects(sql, j, set)
+	v.company, v.relations = j.Company, j.Relations
 	if set == nil && !r.noCatalog {
 		switch v.reason {
 		case ReasonCatalogUnavailable, ReasonUnknownFunction, ReasonUnknownOperator, ReasonUnknownRelation, ReasonUnknownType:

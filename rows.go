@@ -100,7 +100,7 @@ func (r *result) Keep() (size int64, ok bool) {
 	if r.bytes == 0 { // without rows it has asked for nothing
 		size = resultSize + int64(4*len(r.paramOIDs))
 		if r.cols != nil {
-			size += r.cols.size()
+			size += r.cols.size
 		}
 	}
 	return size, r.tail == nil && r.closed == nil && r.live == nil
@@ -176,6 +176,7 @@ func (b *budget) give(n int64) { b.used.Add(-n) }
 type columns struct {
 	names []string
 	types []columnType
+	size  int64        // what they take in memory, in bytes
 	wire  *wireColumns // of what pgx has read, else nil; its type map is not the replays'
 }
 
@@ -192,13 +193,10 @@ type columnType struct {
 
 func copyColumns(rows driver.Rows) *columns {
 	names := rows.Columns()
-	c := &columns{names: append([]string(nil), names...), types: make([]columnType, len(names))}
+	c := &columns{names: append([]string(nil), names...), types: make([]columnType, len(names)), size: int64(columnSize * len(names))}
 	for i := range c.types {
 		c.types[i] = typeOfColumn(rows, i)
-	}
-	if w, ok := rows.(*wireRows); ok {
-		// Without the decoders, and the connection's type map that they hold.
-		c.wire = &wireColumns{readers: w.readers, fields: w.fields}
+		c.size += allocated(len(names[i]))
 	}
 	return c
 }
@@ -225,18 +223,6 @@ func typeOfColumn(rows driver.Rows, i int) columnType {
 		t.precision, t.scale, t.hasPrecision = r.ColumnTypePrecisionScale(i)
 	}
 	return t
-}
-
-// size returns what the columns take in memory, in bytes.
-func (c *columns) size() int64 {
-	size := int64(columnSize * len(c.names))
-	for _, name := range c.names {
-		size += allocated(len(name))
-	}
-	if c.wire != nil {
-		size += int64(fieldSize * len(c.names))
-	}
-	return size
 }
 
 // Sizes of buffered values in memory, in bytes, for the limits.
@@ -298,7 +284,13 @@ func sizeOf(v driver.Value) (int64, bool) {
 // mayStream says so.
 func buffer(rows driver.Rows, budget *budget, maxResult int64, mayStream func(*read) bool, r *read) *result {
 	var b buffering
-	b.begin(copyColumns(rows), budget, maxResult)
+	var cols *columns
+	if w, ok := rows.(*wireRows); ok {
+		cols = w.cols
+	} else {
+		cols = copyColumns(rows)
+	}
+	b.begin(cols, budget, maxResult)
 	complete := false
 	defer func() {
 		if !complete { // the rows have panicked, or called runtime.Goexit
@@ -358,7 +350,7 @@ func (b *buffering) begin(cols *columns, budget *budget, maxResult int64) {
 	r := newResult(cols, budget)
 	*b = buffering{
 		res:       r,
-		used:      resultSize + cols.size(),
+		used:      resultSize + cols.size,
 		maxResult: maxResult,
 	}
 }
@@ -697,7 +689,9 @@ func (r *replay) Close() error {
 		return nil
 	}
 	r.closed = true
-	err := r.res.closed
+	res := r.res
+	defer res.Drop() // what ends live rows may panic
+	err := res.closed
 	if r.live != nil {
 		err = r.live.close() // may have to read what is left: as long as the caller's context lasts
 		r.live.unhook()
@@ -705,7 +699,6 @@ func (r *replay) Close() error {
 			err = r.ctx.Err() // as in advance: not the server's word for it
 		}
 	}
-	r.res.Drop()
 	// The connection keeps what it has made at a time, with all that it points at.
 	r.ctx, r.res, r.live, r.names = nil, nil, nil, nil
 	return err

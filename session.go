@@ -2,11 +2,11 @@ package flightpg
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -24,23 +24,26 @@ import (
 // session is one connection of the inner driver and what flightpg knows of it.
 // It serves one goroutine at a time.
 //
-// It is itself a driver.Conn, so that a nested sql.DB can pool it: the pool
-// that database/sql's users know, which tries again on bad connections, and
-// whose Close does not wait for connections that are out. (pgxpool's and
-// puddle's do: a deadlock when db.Close runs during a transaction.)
+// It is a driver.Conn, with what database/sql asks of one that it pools: pool
+// asks the same.
 type session struct {
 	c         *Connector // whose it is
 	dc        driver.Conn
 	pgx       *stdlib.Conn // dc if it is pgx's, else nil
 	stmts     stmtCache
-	pgxConfig *pgx.ConnConfig // see config
-	follow    *primary        // where there are several hosts, else nil
-	bad       bool            // must not serve anybody any more
-	pooled    bool            // the inner connection goes back to somebody else's pool
-	guard     Guard           // of a flight session, as it turned out when it was opened
+	columns   map[*pipeline.Shape]*sessionColumns // of results that have come
+	width     int                                 // of those together
+	pgxConfig *pgx.ConnConfig                     // see config
+	canceller *canceller                          // of a flight session, or nil: it is cancelled as others want it
+	follow    *primary                            // where there are several hosts, else nil
+	bad       bool                                // must not serve anybody any more
+	pooled    bool                                // the inner connection goes back to somebody else's pool
+	guard     Guard                               // of a flight session, as it turned out when it was opened
+	lenient   bool                                // not for reads that are proven harmless
 
-	fresh     bool   // has not been reset since it was opened
-	partition string // of the context it was opened with
+	fresh  bool   // has not been reset since it was opened
+	used   bool   // a flight has run on it
+	failed string // the text that failed here when it ran last: nothing is known of it any more
 
 	// cancelled is set when a query on this session was cancelled. The request
 	// may reach the server late and hit the next query: a 57014 there that
@@ -50,23 +53,29 @@ type session struct {
 
 // sessionConnector opens sessions over the inner connector.
 type sessionConnector struct {
-	inner     driver.Connector
-	follow    *primary // or nil
-	flights   bool     // the sessions are for flights, and get a guard
-	pooled    bool     // the inner connections go back to somebody else's pool
-	guard     Guard
-	partition func(context.Context) string
-	c         *Connector
+	inner   driver.Connector
+	follow  *primary // or nil
+	flights bool     // the sessions are for flights, and get a guard
+	pooled  bool     // the inner connections go back to somebody else's pool
+	guard   Guard
+	c       *Connector
+	dials   *dials // or nil: one attempt
 }
 
 func (sc sessionConnector) Connect(ctx context.Context) (_ driver.Conn, err error) {
-	// The nested sql.DB would count the connection for ever. And it may be in a
-	// goroutine of its own, where nobody could recover.
+	// It may be in a goroutine of its own, where nobody could recover.
 	defer func() {
 		if p := recover(); p != nil {
 			err = &flight.PanicError{Value: p, Stack: debug.Stack()}
 		}
 	}()
+	if sc.dials != nil {
+		return sc.dials.dial(ctx, sc.open)
+	}
+	return sc.open(ctx)
+}
+
+func (sc sessionConnector) open(ctx context.Context) (driver.Conn, error) {
 	for range maxPings {
 		s, err := sc.connect(ctx)
 		if err == errOldPrimary && sc.pooled {
@@ -85,10 +94,16 @@ func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, partition: partitionOf(ctx, sc.partition)}
+	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true}
 	s.pgx, _ = dc.(*stdlib.Conn)
 	if s.pgx != nil {
+		s.canceller, _ = s.pgx.Conn().PgConn().CustomData()[cancellerKey].(*canceller)
 		sc.c.learnTypes(s.pgx.Conn().TypeMap())
+	}
+	if sc.flights {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, dialLimit)
+		defer cancel()
 	}
 	if s.follow != nil {
 		if err := s.follow.follow(ctx, s.pgx.Conn().PgConn()); err != nil {
@@ -113,16 +128,14 @@ func partitionOf(ctx context.Context, key func(context.Context) string) string {
 	return key(ctx)
 }
 
-func (sc sessionConnector) Driver() driver.Driver { return sc.inner.Driver() }
-
 var (
 	_ driver.Conn            = (*session)(nil)
 	_ driver.SessionResetter = (*session)(nil)
 	_ driver.Validator       = (*session)(nil)
 )
 
-// ResetSession implements driver.SessionResetter for the nested sql.DB: it is
-// called before the session is used again.
+// ResetSession implements driver.SessionResetter for the pool: it is called
+// before the session is used again.
 func (s *session) ResetSession(ctx context.Context) error {
 	if s.bad || s.old() {
 		return driver.ErrBadConn
@@ -135,12 +148,13 @@ func (s *session) ResetSession(ctx context.Context) error {
 	err := r.ResetSession(ctx)
 	if s.pgx != nil && s.c.source.hooks {
 		s.c.learnTypes(s.pgx.Conn().TypeMap()) // a hook may have registered some
+		s.forgetColumns()
 	}
 	return err
 }
 
-// IsValid implements driver.Validator for the nested sql.DB: it is called when
-// the session is given back. It does no I/O.
+// IsValid implements driver.Validator for the pool: it is called when the
+// session is given back. It does no I/O.
 func (s *session) IsValid() bool {
 	if s.bad || s.dead() {
 		return false
@@ -161,7 +175,9 @@ func (s *session) config() *pgx.ConnConfig {
 }
 
 // dead reports whether the connection is known to be closed.
-func (s *session) dead() bool { return s.pgx != nil && s.pgx.Conn().IsClosed() }
+func (s *session) dead() bool {
+	return s.pgx != nil && (s.pgx.Conn().IsClosed() || s.canceller != nil && s.canceller.closed.Load())
+}
 
 // answerLost returns the error of a write, which is err but for one case: pgx says
 // of a connection that breaks after a simple query was sent on it, and before the
@@ -281,19 +297,99 @@ func (s *session) queryWire(ctx context.Context, r *read) (*wireRows, error) {
 	} else if _, err := s.stmt(ctx, r.query); err != nil {
 		return nil, err
 	}
+	mode := s.modeOf(r)
+	// A description that pgx keeps may ask for formats that are meant for other columns.
+	mayMisfit := r.via == viaQuery && mode == pgx.QueryExecModeCacheDescribe && !s.describes(r)
 	rows, err := s.pgx.Conn().Query(ctx, r.query, stdlibArgs(r.args)...)
 	if err == nil {
 		var wire *wireRows
-		if wire, err = newWireRows(s, rows, r.via == viaQuery && s.simple(r)); err == nil {
+		wire, err = newWireRows(s, rows, r.v, r.via == viaQuery && mode == pgx.QueryExecModeSimpleProtocol)
+		switch {
+		case err != nil:
+		case mayMisfit && wire.ahead && !s.callOf(r).fits(wire.fields):
+			err = rows.Scan(misfit{}) // ends them with the error, for which pgx forgets the description
+		default:
 			return wire, nil
 		}
 	} else if pgconn.SafeToRetry(err) {
 		err = driver.ErrBadConn
 	}
-	if r.via == viaStmt {
-		s.check(r.query, err)
+	if r.via == viaStmt && (stalePlan(err) || doubtful(err)) {
+		s.forget(r.query) // as pgx does with those that it keeps itself
 	}
 	return nil, err
+}
+
+// misfit is a pgx.RowScanner for rows that were described as others.
+type misfit struct{}
+
+func (misfit) ScanRow(pgx.Rows) error { return errOtherColumns }
+
+// describes reports whether the read's statement will be described anew when it is
+// executed here. Then what the server says of it is so; where it is not known, it is
+// looked at twice.
+func (s *session) describes(r *read) bool {
+	if s.pgx == nil || r.via == viaPrepare {
+		return true
+	}
+	mode := s.modeOf(r)
+	switch {
+	case s.guard == GuardTransaction && r.pipelines(mode) && !s.asPgx(r, mode):
+		return r.anew || r.v.description.Load() == nil || mode == pgx.QueryExecModeExec && r.via == viaQuery
+	case r.via == viaStmt:
+		return s.stmts.byText[r.query] == nil
+	case !s.used && s.c.source.fresh && s.c.cfg.AfterConnect == nil && s.c.cfg.ResetSession == nil:
+		return true // nobody has asked it anything yet
+	case keeps(mode):
+		return s.failed == r.query // pgx forgets a statement at any error
+	}
+	return true
+}
+
+// overtaken reports whether the parser has refused, with err, a statement that it had
+// taken when it was described: DDL came between, however short a time ago that was.
+func (s *session) overtaken(r *read, err error) bool {
+	var prepare *pgconn.PrepareError
+	if r.via == viaPrepare || !refusedByParser(err) || errors.As(err, &prepare) {
+		return false
+	}
+	mode := s.modeOf(r)
+	return r.via == viaStmt || mode == pgx.QueryExecModeDescribeExec || keeps(mode)
+}
+
+// keeps reports whether pgx keeps descriptions in that mode.
+func keeps(mode pgx.QueryExecMode) bool {
+	return mode == pgx.QueryExecModeCacheStatement || mode == pgx.QueryExecModeCacheDescribe
+}
+
+// met notes what a read has ended with.
+func (s *session) met(r *read, res *result, failure error) {
+	s.used = true
+	switch {
+	case failure != nil && res == nil:
+		s.failed = r.query
+	case s.failed == r.query:
+		s.failed = ""
+	}
+}
+
+// doubts reports whether a read that has failed with err before its first row may have
+// failed because what this connection knew of its statement was out of date. It is
+// thrown away then.
+func (s *session) doubts(via byte, query string, args []driver.NamedValue, err error) bool {
+	if s.pgx == nil || !doubtful(err) || !s.idle() {
+		return false
+	}
+	if slices.ContainsFunc(args, func(a driver.NamedValue) bool {
+		return a.Value != nil && !isOption(a.Value) && planOf(reflect.TypeOf(a.Value)).convert != convertNever
+	}) {
+		return false // a Valuer would be asked again
+	}
+	if via == viaStmt {
+		s.forget(query)
+		return true
+	}
+	return keeps(s.modeOf(&read{args: args}))
 }
 
 // stdlibArgs returns the arguments as stdlib passes them to pgx.
@@ -543,138 +639,6 @@ func (c *stmtCache) put(query string, st driver.Stmt, opened func(string) bool) 
 	c.bytes += len(query)
 	return evicted
 }
-
-// lease is a session borrowed from a pool.
-type lease struct {
-	*session
-	sc *sql.Conn
-}
-
-// pool is a nested sql.DB of sessions.
-type pool struct {
-	*sql.DB
-	partition func(context.Context) string
-	maxIdle   int
-	other     *pool          // of the same connector
-	pipe      *pipeline.Pool // whose connections are for flights too, or nil
-	closed    atomic.Int64   // when idle connections were closed to make room, in Unix nanoseconds
-}
-
-// borrow takes a session from the pool, or opens one.
-func (p *pool) borrow(ctx context.Context) (*lease, error) {
-	for range 3 {
-		l, err := p.take(ctx)
-		if err != nil {
-			return nil, err
-		}
-		// database/sql resets a session before it is used again, with this
-		// context, so that hooks can set it up for that. One that it opened in
-		// the background, because the pool was full, was opened with another.
-		if p.partition == nil || !l.fresh || l.partition == p.partition(ctx) {
-			return l, nil
-		}
-		if err = l.ResetSession(ctx); err == nil {
-			return l, nil
-		}
-		l.bad = true
-		l.release()
-		if !errors.Is(err, driver.ErrBadConn) {
-			return nil, err
-		}
-	}
-	return nil, driver.ErrBadConn
-}
-
-// maxPings bounds how many dead pooled sessions are walked past.
-const maxPings = 64
-
-// borrowAlive takes a session that has just answered: where one was lost, the pool
-// may hold others that died of the same cause.
-func (p *pool) borrowAlive(ctx context.Context) (*lease, error) {
-	for range maxPings {
-		l, err := p.borrow(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if l.fresh && l.pgx != nil && !l.pooled {
-			return l, nil // just opened: it has answered to that
-		}
-		if err = l.ping(ctx); err == nil {
-			return l, nil
-		}
-		l.bad = true
-		l.release()
-		if ctx.Err() != nil {
-			return nil, err
-		}
-	}
-	return nil, driver.ErrBadConn
-}
-
-func (p *pool) take(ctx context.Context) (*lease, error) {
-	sc, err := p.Conn(ctx)
-	if tooMany(err) && p.other.makesRoom() {
-		// The backends of those closed take their time to end.
-		for range 100 {
-			select {
-			case <-time.After(10 * time.Millisecond):
-			case <-ctx.Done():
-				return nil, err
-			}
-			if sc, err = p.Conn(ctx); !tooMany(err) {
-				break
-			}
-			p.other.closeIdle()
-		}
-	}
-	if p := (*flight.PanicError)(nil); errors.As(err, &p) {
-		panic(p) // in Connect, see there: now it is the caller's
-	}
-	if err != nil {
-		return nil, err
-	}
-	l := &lease{sc: sc}
-	// The session stays ours beyond Raw, which only guards against misuse of
-	// sc: nobody else has it before Close.
-	err = sc.Raw(func(dc any) error {
-		l.session = dc.(*session)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return l, nil
-}
-
-// makesRoom closes what lies idle. It reports false if there is nothing, and was
-// nothing a moment ago: another caller may have come first, to the same end.
-func (p *pool) makesRoom() bool {
-	p.closeIdle()
-	return time.Now().UnixNano()-p.closed.Load() < int64(time.Second)
-}
-
-// closeIdle closes what lies idle.
-func (p *pool) closeIdle() {
-	if p.pipe != nil && p.pipe.Stats().Idle > 0 {
-		p.closed.Store(time.Now().UnixNano())
-		p.pipe.CloseIdle()
-	}
-	if p.Stats().Idle > 0 {
-		p.closed.Store(time.Now().UnixNano())
-		p.SetMaxIdleConns(-1)
-		p.SetMaxIdleConns(p.maxIdle)
-	}
-}
-
-// tooMany reports whether the server, or its role or database, takes no further
-// connection.
-func tooMany(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == "53300" // too_many_connections
-}
-
-// release gives the session back; a bad one is closed.
-func (l *lease) release() { _ = l.sc.Close() }
 
 // connectionLost reports whether err means that the connection failed, not the
 // statement: the same read on another connection may well succeed.

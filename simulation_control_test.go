@@ -3,20 +3,13 @@ package flightpg
 import (
 	"testing"
 
-	"github.com/flightpg/flightpg/internal/battery"
 	"github.com/flightpg/flightpg/internal/battery/schedule"
 )
 
 // TestSimulationControls breaks the driver in one way after the other. The
 // simulation must find each of them out.
 func TestSimulationControls(t *testing.T) {
-	if schedule.InControl() {
-		t.Skip("the controls of a control")
-	}
-	seed := battery.Seed(t)
-	report := battery.Report(t, "simulation", "each break of the driver is found out", seed)
-	report.Set("breaks", len(simMutants))
-	report.Set("found out", schedule.Controls(t, seed, "TestSimulation", 60_000, simMutants))
+	schedule.Controls(t, "each break of the driver is found out", 60_000, simMutants)
 }
 
 const flightGo = "internal/flight/flight.go"
@@ -98,7 +91,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "LostConnectionsAreNotTriedAgain",
 		File:  "executor.go",
-		Edits: [][2]string{{"ctx.Err() == nil && (lost || ", "ctx.Err() == nil && ("}},
+		Edits: [][2]string{{"(lost && !long || l.strayCancel(failure))", "l.strayCancel(failure)"}},
 		Want:  []string{simNoForeign},
 	},
 	{

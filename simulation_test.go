@@ -27,26 +27,10 @@ import (
 // under its mode, and by their number and contents, each error by who caused it,
 // each write by how often it ran. At the end nothing may be left.
 func TestSimulation(t *testing.T) {
-	seed := battery.Seed(t)
-	var report *battery.Entry
-	if !schedule.InControl() {
-		report = battery.Report(t, "simulation", "the driver keeps its invariants after each step of every schedule", seed)
-	}
 	var total simEvents
-	n := schedule.Run(t, seed, battery.N(1000, 220_000), func(p *schedule.Plan) *schedule.Violation {
+	schedule.Test(t, "the driver keeps its invariants after each step of every schedule", battery.N(1000, 220_000), 1000, simEventNames[:], total[:], func(p *schedule.Plan) *schedule.Violation {
 		return simulate(p, &total)
 	})
-	if report == nil || t.Failed() {
-		return
-	}
-	report.Set("schedules", n)
-	for i, name := range simEventNames {
-		count := total[i].Load()
-		report.Set(name, count)
-		if count == 0 && n >= 1000 {
-			t.Errorf("%d schedules had no %s", n, name)
-		}
-	}
 }
 
 // Invariants.
@@ -161,7 +145,7 @@ type simExecutor struct {
 	w *simWorld
 }
 
-func (e *simExecutor) execute(ctx context.Context, r *read, dispatch func() bool, takeCancel func() context.CancelFunc) (*result, error) {
+func (e *simExecutor) execute(ctx context.Context, r *read) (*result, error) {
 	key := fmt.Sprint(r.via, r.query, r.args)
 	e.w.mu.Lock()
 	e.w.running[key]++
@@ -175,7 +159,7 @@ func (e *simExecutor) execute(ctx context.Context, r *read, dispatch func() bool
 		e.w.running[key]--
 		e.w.mu.Unlock()
 	}()
-	return e.executor.execute(ctx, r, dispatch, takeCancel)
+	return e.executor.execute(ctx, r)
 }
 
 // simClient makes one call at a time, and may hold rows, a transaction or a

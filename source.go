@@ -39,8 +39,12 @@ func fromConfig(pc *pgx.ConnConfig, cfg *Config) (source, error) {
 	if len(hosts(&pc.Config)) > 1 && primaryOnly(&pc.Config) {
 		databaseOf(databaseName(&pc.Config)).passOld(to)
 	}
+	flights := cancelling(to)
+	if flights.ConnectTimeout == 0 {
+		flights.ConnectTimeout = dialLimit
+	}
 	return source{
-		flights:  stdlib.GetConnector(*cancelling(to), hooks...),
+		flights:  stdlib.GetConnector(*flights, hooks...),
 		sessions: stdlib.GetConnector(*to, hooks...),
 		config:   pc,
 		hooks:    cfg.BeforeConnect != nil || cfg.ResetSession != nil,

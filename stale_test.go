@@ -114,3 +114,46 @@ func (b *beforeQuery) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx
 }
 
 func (b *beforeQuery) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// TestDoubtful_Genuine: an error that is the arguments' own costs its caller, and nobody
+// else, another execution; and only where the statement was known before.
+func TestDoubtful_Genuine(t *testing.T) {
+	dsn := pgtest.Database(t)
+	for _, guard := range []Guard{GuardSession, GuardTransaction} {
+		c, err := NewConnector(dsn, Config{Executor: ExecutorGeneric, Guard: guard, FlightConns: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := c.OpenDB()
+		defer db.Close()
+		const query = "SELECT 6 / $1::int4"
+		for i, call := range []struct {
+			arg     any
+			code    string
+			retries uint64 // of guard=session
+		}{
+			{"x", "22P02", 0}, // the first on its connection
+			{2, "", 0},
+			{3, "", 0},
+			{"x", "22P02", 1},
+			{"y", "22P02", 0}, // pgx has forgotten the statement
+			{2, "", 0},
+			{0, "22012", 0}, // it was executed
+			{2, "", 0},
+		} {
+			before := ReadStats(db).Retries
+			_, err := queryInt(t.Context(), db, query, call.arg)
+			var pgErr *pgconn.PgError
+			if errors.As(err, &pgErr); (err == nil) != (call.code == "") || err != nil && (pgErr == nil || pgErr.Code != call.code) {
+				t.Errorf("guard %v, call %d: %v; want %q", guard, i, err, call.code)
+			}
+			n := ReadStats(db).Retries - before
+			if guard == GuardSession && n != call.retries || n > 1 || call.code != "22P02" && n > 0 {
+				t.Errorf("guard %v, call %d: run again %d times; want %d", guard, i, n, call.retries)
+			}
+			if v := c.verdicts.get(query, c.peek()); guard == GuardTransaction && v.description.Load() == nil {
+				t.Errorf("guard %v, call %d: others have to describe the statement again", guard, i)
+			}
+		}
+	}
+}

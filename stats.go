@@ -12,7 +12,8 @@ type Stats struct {
 	// Flights counts shareable reads that led: they found no flight of their
 	// key that their mode allowed, and began one.
 	Flights uint64 `json:"flights"`
-	// Joins counts shareable reads that followed a flight.
+	// Joins counts shareable reads that followed a flight, once each: also those
+	// that went on to another, or led one, because the first had no connection.
 	Joins uint64 `json:"joins"`
 	// Bypasses counts queries (not Execs) that ran on a session of their
 	// caller's own, by the reason. A read that had to leave its flight
@@ -33,9 +34,10 @@ type Stats struct {
 	// writes, commits of transactions that wrote, raw connections given back,
 	// calls of Fence. Connectors to one database share it.
 	Fences uint64 `json:"fences"`
-	// Retries counts executions beyond a flight's first: its connection failed, a
-	// cancel request meant for another query hit it, DDL had changed its statement,
-	// or it travelled behind a query that took long and ran elsewhere instead.
+	// Retries counts executions beyond a flight's first: its connection failed before
+	// the read had been under way for 500 ms, a cancel request meant for another query
+	// hit it, DDL had changed its statement (or may have, by its error), or it
+	// travelled behind a query that took long and ran elsewhere instead.
 	Retries uint64 `json:"retries"`
 	// Refused counts flights whose statement the guard stopped: it would have
 	// written. Its callers ran it themselves, and it is not shared again.
@@ -120,14 +122,14 @@ func (c *Connector) Stats() Stats {
 	if c.opened.Load() {
 		s.Retries, s.Refused = c.exec.counts()
 		s.Evictions = c.sessions.evictions.Load()
-		s.FlightBackends = c.flights.Stats().OpenConnections
+		s.FlightBackends = int(c.flights.open.Load())
 		if c.pipe != nil {
 			retries, refused := c.pipe.counts()
 			s.Retries += retries
 			s.Refused += refused
 			s.FlightBackends += c.pipe.Stats().Open
 		}
-		s.SessionBackends = c.sessions.db.Stats().OpenConnections
+		s.SessionBackends = int(c.sessions.db.open.Load())
 	}
 	return s
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
 // typeFacts are what is known of how a connector's connections encode Valuers. pgx asks
@@ -50,6 +52,44 @@ func factsOf(m *pgtype.Map) *typeFacts {
 		return plainTypes
 	}
 	return f
+}
+
+// odditiesOf returns what a type map has otherwise than pgx, as far as it matters to what
+// arguments are encoded as; nil: nothing.
+func odditiesOf(m *pgtype.Map) *pipeline.Oddities {
+	f := factsOf(m)
+	if f == plainTypes {
+		return nil
+	}
+	o := &pipeline.Oddities{All: f.opaque || f.wraps != nil, Types: make(map[uint32]struct{}, len(f.foreign))}
+	for oid, foreign := range f.foreign {
+		if foreign || !encodesAsUsual(m, oid) {
+			o.Types[oid] = struct{}{}
+		}
+	}
+	if !o.All && len(o.Types) == 0 {
+		return nil
+	}
+	return o
+}
+
+// encodesAsUsual reports whether a registered codec of pgx's encodes what pgx's own does
+// for that type.
+func encodesAsUsual(m *pgtype.Map, oid uint32) bool {
+	have, ok := m.TypeForOID(oid)
+	if !ok {
+		return false
+	}
+	usual, ok := defaultTypes.TypeForOID(oid)
+	if !ok {
+		return false
+	}
+	switch have.Codec.(type) {
+	case *pgtype.TimestampCodec, *pgtype.TimestamptzCodec: // what they can be told is about scanning
+		return reflect.TypeOf(have.Codec) == reflect.TypeOf(usual.Codec)
+	}
+	t := reflect.TypeOf(have.Codec)
+	return t == reflect.TypeOf(usual.Codec) && t.Comparable() && t.Kind() != reflect.Pointer && have.Codec == usual.Codec
 }
 
 // ownCodec reports whether a codec, and those of its parts, are pgx's.

@@ -204,6 +204,60 @@ func (v *verdict) learnSharing(shared bool) {
 	}
 }
 
+// A leader who may leave early runs a read himself, without a goroutine for the flight,
+// if those of its text before it had one caller each and were answered soon: so many in a
+// row that aloneRun is reached. A slow one counts as aloneSlow of them, so that one now and
+// then, as on a busy machine, does no harm.
+const (
+	aloneRun  = 16
+	aloneMost = 64
+	aloneSlow = 16
+	quickRead = 10 * time.Millisecond
+)
+
+// aloneness counts such reads, up to aloneMost.
+type aloneness struct{ n atomic.Int32 }
+
+// expected reports whether a read is taken for one of that kind.
+func (a *aloneness) expected() bool { return a.n.Load() >= aloneRun }
+
+// learn is told of each read without the pipeline whether it had one caller, who has not
+// left, and how long it took.
+func (a *aloneness) learn(alone bool, took time.Duration) {
+	n := a.n.Load()
+	switch {
+	case !alone:
+		if n != 0 {
+			a.n.Store(0)
+		}
+	case took >= quickRead:
+		a.n.Store(max(n-aloneSlow, 0))
+	case n < aloneMost:
+		a.n.Store(n + 1)
+	}
+}
+
+// goesAlone reports whether a read is taken for one of that kind: one of a text that was
+// not read before by what became of others that were not.
+func (c *Connector) goesAlone(v *verdict) bool {
+	if v.flown.Load() {
+		return v.alone.expected()
+	}
+	return c.alone.expected()
+}
+
+// learnAlone is told what became of a read. first: of the first one of its text.
+func (c *Connector) learnAlone(v *verdict, first, alone bool, took time.Duration) {
+	if !first {
+		v.alone.learn(alone, took)
+		return
+	}
+	if alone && took < quickRead && c.alone.expected() {
+		v.alone.n.Store(aloneRun) // as others
+	}
+	c.alone.learn(alone, took)
+}
+
 // verdictCache bounds what is remembered of SQL texts: at most cacheTexts texts, and
 // cacheBytes bytes of them, of their verdicts and of the descriptions of their
 // parameters and columns. (Texts with the same columns share what describes these; it
@@ -276,6 +330,7 @@ const (
 	describedPipelined = iota
 	describedGuarded   // under GuardTransaction
 	describedParams    // asked for the types of its parameters
+	describedAnswer    // by its last result
 	describedSources
 )
 

@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
 // What pgx's stdlib does with a result between the wire and database/sql, for
@@ -52,6 +54,7 @@ type wireSource interface {
 // wireRows are rows of a query that ran below stdlib.
 type wireRows struct {
 	*wireColumns
+	cols   *columns // what results keep of them
 	s      *session
 	source wireSource
 	ahead  bool        // the source is at a row that was not given yet
@@ -60,7 +63,7 @@ type wireRows struct {
 
 // newWireRows reads up to the first row, as stdlib does: errors before it are the
 // query's. simple says that pgx's simple protocol was used.
-func newWireRows(s *session, source wireSource, simple bool) (*wireRows, error) {
+func newWireRows(s *session, source wireSource, v *verdict, simple bool) (*wireRows, error) {
 	ahead := source.Next()
 	if err := source.Err(); err != nil {
 		source.Close()
@@ -72,10 +75,63 @@ func newWireRows(s *session, source wireSource, simple bool) (*wireRows, error) 
 		s.bad = true
 		return nil, errors.New("flightpg: the server ended a query without a result")
 	}
-	// The field descriptions live in the connection's memory.
-	fields := slices.Clone(source.FieldDescriptions())
-	return &wireRows{wireColumns: newWireColumns(s, fields), s: s, source: source, ahead: ahead}, nil
+	cols := s.columnsOf(s.c.shapeOf(v, source.FieldDescriptions()))
+	return &wireRows{wireColumns: cols.wire, cols: cols.columns, s: s, source: source, ahead: ahead}, nil
 }
+
+// shapeOf returns the Shape of a text's answer: mostly that of the one before it. The
+// fields may live in the connection's memory.
+func (c *Connector) shapeOf(v *verdict, fields []pgconn.FieldDescription) *pipeline.Shape {
+	shape := v.answered.Load()
+	if shape == nil || !slices.Equal(shape.Fields, fields) {
+		shape = c.shapes.Of(slices.Clone(fields))
+		v.answered.Store(shape)
+		c.verdicts.describe(v, describedAnswer, descSize(fields, 0))
+	}
+	return shape
+}
+
+// sessionColumns are the columns of a result: what results keep, and what decodes
+// rows with the connection's type map, which they must not keep.
+type sessionColumns struct {
+	*columns
+	s    *session
+	wire *wireColumns
+}
+
+// Bounds of what a session remembers of results' columns: how many results, and how
+// many columns these have together.
+const (
+	maxShapes  = 1024
+	maxColumns = 16 << 10
+)
+
+// columnsOf returns the columns of results with that Shape, on a connection of pgx.
+func (s *session) columnsOf(shape *pipeline.Shape) *sessionColumns {
+	cols := s.columns[shape]
+	if cols == nil {
+		if s.width += len(shape.Fields); s.columns == nil || len(s.columns) >= maxShapes || s.width > maxColumns {
+			s.forgetColumns()
+			s.width = len(shape.Fields)
+		}
+		wire := newWireColumns(s, shape.Fields)
+		own := copyColumns(&wireRows{wireColumns: wire})
+		// Without the decoders, and the connection's type map that they hold.
+		own.wire = &wireColumns{readers: wire.readers, fields: wire.fields}
+		own.size += int64(fieldSize * len(own.names))
+		if shared, _ := shape.User.Load().(*columns); shared == nil {
+			shape.User.Store(own)
+		} else if slices.Equal(shared.types, own.types) {
+			own.names, own.types = shared.names, shared.types
+		}
+		cols = &sessionColumns{columns: own, s: s, wire: wire}
+		s.columns[shape] = cols
+	}
+	return cols
+}
+
+// forgetColumns is for when the connection's types may be others.
+func (s *session) forgetColumns() { s.columns, s.width = make(map[*pipeline.Shape]*sessionColumns), 0 }
 
 // advance goes to the next row. It returns io.EOF when there is none.
 func (r *wireRows) advance() error {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/flightpg/flightpg"
 	"github.com/flightpg/flightpg/internal/pgtest"
+	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
 // twoServers starts a primary with table kv and a standby that has it too.
@@ -225,6 +226,9 @@ func unreachable(err error) bool {
 // TestFailover kills the primary with a flight under way, before and after its
 // standby is promoted.
 func TestFailover(t *testing.T) {
+	// A promotion takes its time: the flight may have been under way for longer.
+	defer func(d time.Duration) { pipeline.RetryWithin = d }(pipeline.RetryWithin)
+	pipeline.RetryWithin = time.Hour
 	for _, promoted := range []bool{true, false} {
 		t.Run(fmt.Sprintf("promoted=%v", promoted), func(t *testing.T) {
 			a, b := twoServers(t)

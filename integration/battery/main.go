@@ -42,7 +42,7 @@ type part struct {
 // tested is memory shared by goroutines; where it is many operations on a server,
 // the short form has it on in every run of the tests.
 var parts = []part{
-	{"simulation", ".", []string{"-run", "Simulation", "-timeout", "15m", ".", "./internal/flight"}},
+	{"simulation", ".", []string{"-run", "Simulation", "-timeout", "40m", ".", "./internal/flight", "./internal/pipeline"}},
 	{"consistency", "integration/battery", []string{"-timeout", "30m", "./consistency"}},
 	{"faults", "integration/battery", []string{"-timeout", "20m", "./faults"}},
 	{"bounds", "integration/battery", []string{"-timeout", "20m", "./bounds"}},

@@ -35,11 +35,37 @@ func (c Class) String() string {
 	return fmt.Sprintf("Class(%d)", uint8(c))
 }
 
+// A Company says with what the execution of a read may share a connection at a
+// time. The zero value is the safe one.
+type Company uint8
+
+// The companies.
+const (
+	// Alone: nothing. It has a connection to itself, with the settings that the
+	// application gave it.
+	Alone Company = iota
+	// Apart: others may be sent in the same write, but it has an implicit
+	// transaction of its own. The connection may have short timeouts.
+	Apart
+	// Joined: others may be in one implicit transaction with it.
+	Joined
+)
+
+var companyNames = [...]string{"alone", "apart", "joined"}
+
+func (c Company) String() string {
+	if int(c) < len(companyNames) {
+		return companyNames[c]
+	}
+	return fmt.Sprintf("Company(%d)", uint8(c))
+}
+
 // An Info is what is known about a built-in function's name.
 type Info struct {
 	Class    Class
 	Volatile bool // an overload is declared VOLATILE
 	Since    int  // first major version that has it; Oldest if that one has it
+	Company  Company
 }
 
 // Function returns the class of the built-in functions called name, in any

@@ -104,7 +104,7 @@ edge(kind, oid, target_kind, target) as materialized (
     pg_catalog.unnest(array[typinput, typoutput, typreceive, typsend, typmodin, typmodout]::pg_catalog.oid[]) p
   where t.oid operator(pg_catalog.>=) 16384 and p operator(pg_catalog.>=) 16384
   union
-  select 't', oid, 't', typbasetype from pg_catalog.pg_type where typbasetype operator(pg_catalog.>=) 16384
+  select 't', oid, 't', typbasetype from pg_catalog.pg_type where oid operator(pg_catalog.>=) 16384 and typbasetype operator(pg_catalog.<>) 0
   union
   select 't', rngtypid, 't', rngsubtype from pg_catalog.pg_range where rngtypid operator(pg_catalog.>=) 16384
   union
@@ -154,7 +154,27 @@ edge(kind, oid, target_kind, target) as materialized (
     where c.oid operator(pg_catalog.=) i.inhrelid and c.relkind operator(pg_catalog.=) any ('{r,p,f}'::pg_catalog."char"[]))
   union
   select 'c', oid, 'f', castfunc
-  from pg_catalog.pg_cast where oid operator(pg_catalog.>=) 16384 and castfunc operator(pg_catalog.<>) 0),
+  from pg_catalog.pg_cast where oid operator(pg_catalog.>=) 16384 and castfunc operator(pg_catalog.<>) 0
+  union
+  -- what planning a read of a table can run, if all its arguments are constants
+  select 'x', x.rel, c.kind, d.refobjid
+  from (
+    select 'pg_catalog.pg_class'::pg_catalog.regclass as class, indexrelid as oid, indrelid as rel
+    from pg_catalog.pg_index where indexprs is not null or indpred is not null
+    union all
+    select 'pg_catalog.pg_class'::pg_catalog.regclass, partrelid, partrelid
+    from pg_catalog.pg_partitioned_table where partexprs is not null
+    union all
+    select 'pg_catalog.pg_constraint'::pg_catalog.regclass, oid, conrelid
+    from pg_catalog.pg_constraint where contype operator(pg_catalog.=) 'c' and conrelid operator(pg_catalog.>=) 16384
+    union all
+    select 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, oid, stxrelid
+    from pg_catalog.pg_statistic_ext where stxexprs is not null) x
+  join pg_catalog.pg_depend d on d.classid operator(pg_catalog.=) x.class and d.objid operator(pg_catalog.=) x.oid
+  join (values
+    ('pg_catalog.pg_proc'::pg_catalog.regclass, 'f'), ('pg_catalog.pg_operator'::pg_catalog.regclass, 'o'),
+    ('pg_catalog.pg_type'::pg_catalog.regclass, 't')) c(class, kind) on c.class operator(pg_catalog.=) d.refclassid
+  where d.refobjid operator(pg_catalog.>=) 16384),
 schema as materialized (
   select oid, nspname from pg_catalog.pg_namespace where nspname operator(pg_catalog.!~) '^pg_(toast|temp)')
 
@@ -163,12 +183,20 @@ union all
 select 's', oid::pg_catalog.text, '', nspname::pg_catalog.text, '' from schema
 union all
 select 'r', c.oid::pg_catalog.text, relnamespace::pg_catalog.text, relname::pg_catalog.text,
-  pg_catalog.concat_ws(' ', relkind, reltype, case when relrowsecurity then 'rls' end)
+  pg_catalog.concat_ws(' ', relkind, reltype, case when relrowsecurity then 'rls' end,
+    case when relam operator(pg_catalog.>=) 16384 then 'am' end)
 from pg_catalog.pg_class c join schema s on s.oid operator(pg_catalog.=) c.relnamespace
 where relkind operator(pg_catalog.=) any ('{r,p,v,m,f,S,c}'::pg_catalog."char"[]) and relpersistence operator(pg_catalog.<>) 't'
 union all
+-- built-in functions with a name that a user's has, too
+select 'B', '', '', proname::pg_catalog.text, proargtypes::pg_catalog.text
+from pg_catalog.pg_proc
+where oid operator(pg_catalog.<) 16384 and pronamespace operator(pg_catalog.=) 11 and provariadic operator(pg_catalog.=) 0
+  and pronargdefaults operator(pg_catalog.=) 0 and pronargs operator(pg_catalog.>) 0
+  and proname operator(pg_catalog.=) any (array(select proname from pg_catalog.pg_proc where oid operator(pg_catalog.>=) 16384))
+union all
 select 'f', p.oid::pg_catalog.text, pronamespace::pg_catalog.text, proname::pg_catalog.text,
-  pg_catalog.concat_ws(' ', prokind, provolatile, pronargs, pronargdefaults, provariadic,
+  pg_catalog.concat_ws(' ', pg_catalog.concat(prokind, case when proargnames is not null then 'n' end), provolatile, pronargs, pronargdefaults, provariadic,
     case when prolang operator(pg_catalog.=) 13 and prosrc operator(pg_catalog.=) any (
       '{crosstab,crosstab_hash,connectby_text,connectby_text_serial,xpath_table}'::pg_catalog.text[]) then 1 else 0 end,
     prorettype, proargtypes, pg_catalog.array_to_string(proallargtypes, ' '))
@@ -183,30 +211,62 @@ from pg_catalog.pg_proc p
 where p.oid operator(pg_catalog.=) any (select target from edge where target_kind operator(pg_catalog.=) 'f' and target operator(pg_catalog.<) 16384)
 union all
 select 't', t.oid::pg_catalog.text, t.typnamespace::pg_catalog.text, t.typname::pg_catalog.text,
-  pg_catalog.concat_ws(' ', t.typtype, t.typcategory, case when t.typcategory operator(pg_catalog.=) 'A' then t.typelem else 0 end)
+  pg_catalog.concat_ws(' ', t.typtype, t.typcategory, case when t.typcategory operator(pg_catalog.=) 'A' then t.typelem else 0 end,
+    case when t.typispreferred then 'preferred' end)
 from pg_catalog.pg_type t
 join schema s on s.oid operator(pg_catalog.=) t.typnamespace
 left join pg_catalog.pg_type e on e.oid operator(pg_catalog.=) t.typelem and t.typcategory operator(pg_catalog.=) 'A'
 where t.typtype operator(pg_catalog.<>) 'c' and coalesce(e.typtype, 'b') operator(pg_catalog.<>) 'c'
 union all
--- views that do more than read
+-- views that do more than read, or call functions without a name
 select 'w', rel::pg_catalog.text, '', '', pg_catalog.concat_ws(' ',
-  case when tree operator(pg_catalog.~~) '%{ROWMARKCLAUSE %' then 'lock' end,
-  case when tree operator(pg_catalog.~~) '%:hasModifyingCTE true%' then 'write' end,
+  case when locks then 'lock' end,
+  case when writes then 'write' end,
   case when tree operator(pg_catalog.~) '\{TABLESAMPLECLAUSE [^<]*:repeatable <>'
-    or tree operator(pg_catalog.~) ':tsmhandler (?!3313 |3314 )' then 'sample' end)
-from rule
-where tree operator(pg_catalog.~~) '%{ROWMARKCLAUSE %' or tree operator(pg_catalog.~~) '%:hasModifyingCTE true%'
-  or tree operator(pg_catalog.~~) '%{TABLESAMPLECLAUSE %'
+    or tree operator(pg_catalog.~) ':tsmhandler (?!3313 |3314 )' then 'sample' end,
+  case when syntax then 'syntax' end)
+from (
+  select rel, case when samples then tree end as tree, locks, writes, samples, syntax
+  from rule, lateral (
+    select pg_catalog.strpos(tree, '{ROWMARKCLAUSE ') operator(pg_catalog.>) 0,
+      pg_catalog.strpos(tree, ':hasModifyingCTE true') operator(pg_catalog.>) 0,
+      pg_catalog.strpos(tree, '{TABLESAMPLECLAUSE ') operator(pg_catalog.>) 0,
+      pg_catalog.strpos(tree, '{XMLEXPR ') operator(pg_catalog.>) 0 or pg_catalog.strpos(tree, '{TABLEFUNC ') operator(pg_catalog.>) 0
+    offset 0) x(locks, writes, samples, syntax)) v
+where locks or writes or samples or syntax
+union all
+-- code of users that any statement can reach without a name: comparisons of built-in
+-- types, conversions of encodings, text search
+select 'u', '', '', '', pg_catalog.concat_ws(' ',
+  case when exists (select from pg_catalog.pg_conversion where oid operator(pg_catalog.>=) 16384)
+    or exists (
+      select from pg_catalog.pg_opclass
+      where oid operator(pg_catalog.>=) 16384 and opcdefault and opcintype operator(pg_catalog.<) 16384
+        and opcmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[]))
+    or exists (
+      select from pg_catalog.pg_amproc
+      where oid operator(pg_catalog.>=) 16384 and amprocfamily operator(pg_catalog.<) 16384
+        and amproclefttype operator(pg_catalog.<) 16384 and amprocrighttype operator(pg_catalog.<) 16384)
+    or exists (
+      select from pg_catalog.pg_amop
+      where oid operator(pg_catalog.>=) 16384 and amopfamily operator(pg_catalog.<) 16384
+        and amoplefttype operator(pg_catalog.<) 16384 and amoprighttype operator(pg_catalog.<) 16384)
+  then 'all' end,
+  case when exists (select from pg_catalog.pg_ts_template where oid operator(pg_catalog.>=) 16384)
+    or exists (select from pg_catalog.pg_ts_parser where oid operator(pg_catalog.>=) 16384) then 'search' end)
 union all
 -- arrays of rows: array, element
 select 'a', '', '', '', pg_catalog.string_agg(pg_catalog.concat(t.oid, ' ', e.oid), ' ')
 from pg_catalog.pg_type t join pg_catalog.pg_type e on e.oid operator(pg_catalog.=) t.typelem
 where t.typcategory operator(pg_catalog.=) 'A' and e.typtype operator(pg_catalog.=) 'c' and e.oid operator(pg_catalog.>=) 16384
 union all
--- columns of user types: type, relations
+-- columns of user types, and of those that name objects: type, relations
 select 'k', atttypid::pg_catalog.text, '', '', pg_catalog.string_agg(attrelid::pg_catalog.text, ' ')
-from (select atttypid, attrelid from pg_catalog.pg_attribute where atttypid operator(pg_catalog.>=) 16384 group by 1, 2) x
+from (
+  select atttypid, attrelid from pg_catalog.pg_attribute
+  where atttypid operator(pg_catalog.>=) 16384
+    or atttypid operator(pg_catalog.=) any ('{2202,2204,2206}'::pg_catalog.oid[]) and attrelid operator(pg_catalog.>=) 16384
+  group by 1, 2) x
 group by atttypid
 union all
 select 'o', o.oid::pg_catalog.text, oprnamespace::pg_catalog.text, oprname::pg_catalog.text,
@@ -215,7 +275,8 @@ from pg_catalog.pg_operator o join schema s on s.oid operator(pg_catalog.=) o.op
 where o.oid operator(pg_catalog.>=) 16384 or s.nspname operator(pg_catalog.<>) 'pg_catalog'
 union all
 select 'O', '', '', oprname::pg_catalog.text,
-  case when pg_catalog.bool_or(oprleft operator(pg_catalog.=) 25 and oprright operator(pg_catalog.=) 25) then 'text' else '' end
+  pg_catalog.concat_ws(' ', case when pg_catalog.bool_or(oprleft operator(pg_catalog.=) 25 and oprright operator(pg_catalog.=) 25) then 'text' end,
+    pg_catalog.string_agg(pg_catalog.concat(oprleft, ',', oprright), ' '))
 from pg_catalog.pg_operator where oid operator(pg_catalog.<) 16384 and oprnamespace operator(pg_catalog.=) 11
 group by oprname
 union all

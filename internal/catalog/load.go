@@ -24,13 +24,13 @@ func Load(ctx context.Context, query QueryFunc) (*Set, error) {
 	l := loader{
 		set: &Set{
 			schemas: map[string]*schema{},
-			builtin: map[string]struct{}{},
-			types:   map[string]*Fault{},
+			builtin: map[string]Company{},
+			types:   map[string]Use{},
 		},
 		schemas: map[string]*schema{},
 		rowType: map[string]node{},
-		textual: map[string]bool{},
-		users:   map[node][]node{},
+		textual: map[string]bool{}, overloads: map[string][][]node{},
+		users: map[node][]node{},
 	}
 	if err := query(ctx, catalogSQL, l.row); err != nil {
 		return nil, err
@@ -39,7 +39,9 @@ func Load(ctx context.Context, query QueryFunc) (*Set, error) {
 		return nil, fmt.Errorf("flightpg: the catalog query gave no answer")
 	}
 	l.link()
+	l.collectTables()
 	l.spread()
+	l.spreadCompany()
 	l.fill()
 	return l.set, nil
 }
@@ -87,6 +89,14 @@ type loader struct {
 	rows   map[node]*Fault // relations with row-level security, and views over them
 	roots  []root
 	parent [][2]node // inheritance: parent, child
+
+	// Of company.go.
+	builtins  []builtinFunction
+	overloads map[string][][]node // built-in functions that users' have the names of, operators: types of arguments
+	plans     [][2]node           // relation, and what planning a read of it may run
+	syntax    []node              // relations whose trees have functions without a name
+	companies map[node]Company
+	tables    map[node][]uint32
 }
 
 type root struct {
@@ -100,6 +110,7 @@ type namedRelation struct {
 	node node
 	kind byte
 	rls  bool
+	am   bool // a table access method of an extension
 }
 
 type namedFunction struct {
@@ -110,7 +121,9 @@ type namedFunction struct {
 	args      int
 	defaults  int
 	variadic  bool
-	firstType node // of its first argument
+	named     bool   // it can be called with the names of its arguments
+	firstType node   // of its first argument
+	types     []node // of them all; nil if no built-in function has the name
 }
 
 type namedType struct {
@@ -119,6 +132,9 @@ type namedType struct {
 	node node
 	kind byte // pg_type.typtype
 	list bool // an array
+
+	text      bool // of the category of strings
+	preferred bool
 }
 
 type namedOperator struct {
@@ -177,17 +193,21 @@ func (l *loader) row(cells []string) error {
 		l.set.version = n / 10000
 	case "s": // schema
 		s := &schema{
-			relations: map[string]relation{}, types: map[string]*Fault{}, functions: map[string][]function{},
-			operators: map[string]*Fault{}, unary: map[string]unary{},
+			relations: map[string]relation{}, types: map[string]Use{}, functions: map[string][]function{},
+			operators: map[string]Use{}, mixed: map[string]Use{}, unary: map[string]unary{},
 		}
 		l.schemas[oid], l.set.schemas[name] = s, s
 	case "p": // place in search_path
 		l.names = append(l.names, name)
-	case "r": // relation: kind, row type, security
+	case "r": // relation: kind, row type, security, access method
 		if in == nil {
 			return nil
 		}
-		r := namedRelation{in, name, nodeOf('r', oid), field(0)[0], field(2) != ""}
+		r := namedRelation{in: in, name: name, node: nodeOf('r', oid), kind: field(0)[0]}
+		for _, what := range more[min(2, len(more)):] {
+			r.rls = r.rls || what == "rls"
+			r.am = r.am || what == "am"
+		}
 		if row := nodeOf('t', field(1)); row.oid() != 0 {
 			l.rowType[oid] = row
 		}
@@ -202,14 +222,23 @@ func (l *loader) row(cells []string) error {
 				l.fault(n, Writes, "", Denied)
 			case "sample":
 				l.fault(n, Samples, "", Private)
+			case "syntax":
+				l.syntax = append(l.syntax, n)
 			}
 		}
-	case "f": // function: kind, volatility, arguments, defaults, variadic, runs SQL, types
-		f := namedFunction{in: in, name: name, node: nodeOf('f', oid), kind: field(0)[0], variadic: field(4) != "0"}
+	case "B": // built-in function: types of arguments
+		l.overloads[name] = append(l.overloads[name], typesOf(more))
+	case "f": // function: kind and whether arguments have names, volatility, arguments, defaults, variadic, runs SQL, types
+		f := namedFunction{
+			in: in, name: name, node: nodeOf('f', oid), kind: field(0)[0], named: len(field(0)) > 1, variadic: field(4) != "0",
+		}
 		f.args, _ = strconv.Atoi(field(2))
 		f.defaults, _ = strconv.Atoi(field(3))
 		if f.args > 0 {
 			f.firstType = nodeOf('t', field(7))
+		}
+		if f.args > 0 && 7+f.args <= len(more) && l.overloads[name] != nil {
+			f.types = typesOf(more[7 : 7+f.args])
 		}
 		for i := 6; i < len(more); i++ {
 			if t := nodeOf('t', more[i]); t.user() {
@@ -226,6 +255,7 @@ func (l *loader) row(cells []string) error {
 			l.functions = append(l.functions, f)
 		}
 	case "b": // built-in function that something refers to: volatility, internal
+		l.builtins = append(l.builtins, builtinFunction{in, name, nodeOf('f', oid)})
 		class := Function(name)
 		volatile, internal := field(0) == "v", field(1) != ""
 		if volatile && class == Safe {
@@ -238,8 +268,11 @@ func (l *loader) row(cells []string) error {
 			}
 			l.fault(nodeOf('f', oid), Dangerous, name, class)
 		}
-	case "t": // type: kind, category, element
-		t := namedType{in, name, nodeOf('t', oid), field(0)[0], field(1) == "A"}
+	case "t": // type: kind, category, element, preferred
+		t := namedType{
+			in: in, name: name, node: nodeOf('t', oid), kind: field(0)[0], list: field(1) == "A",
+			text: field(1) == "S", preferred: field(3) != "",
+		}
 		if elem := nodeOf('t', field(2)); elem.oid() != 0 {
 			l.usesType(t.node, elem)
 		}
@@ -254,10 +287,19 @@ func (l *loader) row(cells []string) error {
 		l.columns = append(l.columns, [2]string{oid, cells[4]})
 	case "o": // operator: kind, operands, result
 		l.operators = append(l.operators, namedOperator{in, name, nodeOf('o', oid), nodeOf('t', field(1)), nodeOf('t', field(2))})
-	case "O": // symbol of built-in operators: text
-		l.set.builtin[name] = struct{}{}
-		if field(0) == "text" {
-			l.textual[name] = true
+	case "O": // symbol of built-in operators: text, types
+		l.set.builtin[name] = Joined
+		for _, what := range more {
+			if left, right, ok := strings.Cut(what, ","); ok {
+				l.overloads[name] = append(l.overloads[name], []node{nodeOf('t', left), nodeOf('t', right)})
+			} else {
+				l.textual[name] = true
+			}
+		}
+	case "u": // code of users that no name tells
+		for _, what := range more {
+			l.set.alone = l.set.alone || what == "all"
+			l.set.search = l.set.search || what == "search"
 		}
 	case "c": // cast: source, target, context
 		l.casts = append(l.casts, cast{nodeOf('c', oid), nodeOf('t', field(0)), nodeOf('t', field(1)), field(2) == "i"})
@@ -273,6 +315,8 @@ func (l *loader) row(cells []string) error {
 					l.usesType(nodeOf('t', oid), n)
 				}
 				l.uses(nodeOf('t', oid), n)
+			case 'x':
+				l.plans = append(l.plans, [2]node{nodeOf('r', oid), n})
 			case 'i':
 				l.parent = append(l.parent, [2]node{nodeOf('r', oid), n})
 			default:
@@ -286,9 +330,10 @@ func (l *loader) row(cells []string) error {
 // link adds what follows from the rows together.
 func (l *loader) link() {
 	l.isRow = make(map[node]bool, len(l.rowType))
-	for _, row := range l.rowType {
+	for rel, row := range l.rowType {
 		l.isRow[row] = true
 		l.uses(row.as('T'), row)
+		l.uses(nodeOf('r', rel), row) // t::text, ORDER BY t
 	}
 	l.kinds = make(map[node]namedType, len(l.types))
 	for _, t := range l.types {
@@ -300,7 +345,6 @@ func (l *loader) link() {
 		for rel := range strings.FieldsSeq(c[1]) {
 			if row, ok := l.rowType[rel]; ok {
 				l.usesType(row, t)
-				l.uses(nodeOf('r', rel), row)
 			}
 		}
 	}
@@ -413,6 +457,9 @@ func (l *loader) rowTypeOf(r namedRelation) node {
 	return l.rowType[strconv.FormatUint(uint64(r.node.oid()), 10)]
 }
 
+// use returns what was found of an object.
+func (l *loader) use(n node) Use { return Use{l.faults[n], l.company(n)} }
+
 // fill makes the set of what was found.
 func (l *loader) fill() {
 	s := l.set
@@ -421,20 +468,23 @@ func (l *loader) fill() {
 			s.path = append(s.path, in)
 		}
 	}
-	for _, r := range l.relations {
-		row := l.rowTypeOf(r).as('T')
-		v := relation{kind: r.kind, fault: l.faults[r.node], policy: l.rows[r.node], row: l.faults[row]}
-		r.in.relations[r.name] = v
-		if v.row != nil {
-			s.types[r.name] = worse(s.types[r.name], v.row)
+	note := func(name string, u Use) {
+		if u != harmless {
+			add(s.types, name, u)
 		}
 	}
-	for _, t := range l.types {
-		f := l.faults[t.node.as('T')]
-		t.in.types[t.name] = f
-		if f != nil {
-			s.types[t.name] = worse(s.types[t.name], f)
+	for _, r := range l.relations {
+		v := relation{
+			kind: r.kind, read: l.use(r.node), policy: l.rows[r.node], row: l.use(l.rowTypeOf(r).as('T')),
+			tables: l.tables[r.node],
 		}
+		r.in.relations[r.name] = v
+		note(r.name, v.row)
+	}
+	for _, t := range l.types {
+		u := l.use(t.node.as('T'))
+		t.in.types[t.name] = u
+		note(t.name, u)
 	}
 	rowsConvert := false // rows of tables become values by themselves
 	tables := map[node]bool{}
@@ -447,12 +497,16 @@ func (l *loader) fill() {
 		if c.implicit && tables[c.source] {
 			rowsConvert = true
 		}
-		if f := l.faults[c.node]; f != nil && !c.source.user() && !c.target.user() {
-			s.anything = worse(s.anything, f)
+		if !c.source.user() && !c.target.user() {
+			s.anything = worse(s.anything, l.faults[c.node])
+			s.alone = true
 		}
 	}
 	for _, f := range l.functions {
-		v := function{l.faults[f.node], int16(f.args - f.defaults), int16(f.args)}
+		if f.node.user() && f.in == s.schemas["pg_catalog"] && Function(f.name) != Unknown {
+			s.alone = true // AT TIME ZONE, OVERLAPS and their like can mean it
+		}
+		v := function{Use{l.faults[f.node], l.functionCompany(f)}, l.hiddenFunction(&f), int16(f.args - f.defaults), int16(f.args)}
 		if f.variadic {
 			v.min, v.max = max(v.min-1, 0), anyNumber
 		}
@@ -460,15 +514,18 @@ func (l *loader) fill() {
 			v.min, v.max = 0, anyNumber // WITHIN GROUP adds arguments
 		}
 		f.in.functions[f.name] = append(f.in.functions[f.name], v)
-		if v.fault == nil || v.min > 1 || v.max < 1 {
+		if v.min > 1 || v.max < 1 {
 			continue
 		}
-		u := f.in.unary[f.name]
+		u, ok := f.in.unary[f.name]
+		if !ok {
+			u = unary{harmless, harmless}
+		}
 		// A domain may be one over rows; pseudo-types take rows.
 		if kind := l.kinds[f.firstType].kind; rowsConvert || l.isRow[f.firstType] || kind == 'd' || kind == 'p' {
-			u.row = worse(u.row, v.fault)
-		} else {
-			u.value = worse(u.value, v.fault)
+			u.row = u.row.or(v.Use)
+		} else if !v.hidden || v.Fault != nil {
+			u.value = u.value.or(v.Use)
 		}
 		f.in.unary[f.name] = u
 	}
@@ -476,11 +533,15 @@ func (l *loader) fill() {
 		if o.in == nil {
 			continue
 		}
-		f := l.faults[o.node]
-		if f != nil && l.private(o) {
-			f = nil
+		u := Use{l.faults[o.node], l.operatorCompany(o)}
+		add(o.in.operators, o.name, u)
+		if u.Fault != nil && l.private(o) {
+			u.Fault = nil
 		}
-		o.in.operators[o.name] = worse(o.in.operators[o.name], f)
+		if l.hiddenOperator(o) {
+			u.Company = Joined
+		}
+		add(o.in.mixed, o.name, u)
 	}
 	s.merge()
 }

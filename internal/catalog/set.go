@@ -12,48 +12,62 @@ type Set struct {
 	version  int       // major version of the server
 	path     []*schema // in the order of search_path, pg_catalog included
 	schemas  map[string]*schema
-	builtin  map[string]struct{} // symbols of built-in operators
-	types    map[string]*Fault   // unsafe types of any schema
-	anything *Fault              // what makes every statement unsafe
+	builtin  map[string]Company // built-in operators, by their symbols
+	types    map[string]Use     // types of any schema that are unsafe or not Joined
+	anything *Fault             // what makes every statement unsafe
+	alone    bool               // every statement can reach a user's code without naming it
+	search   bool               // … or each that searches texts
 
 	// What unqualified names can mean where the schemas of the path do not hide
 	// each other. It follows from the above, and saves a look at each schema.
 	functions  map[string][]function
-	operators  map[string]*Fault // built-in ones too
+	operators  map[string]Use // built-in ones too
 	attributes map[string]attribute
 }
 
 type schema struct {
 	relations map[string]relation // composite types too: they share the name space
-	types     map[string]*Fault   // all but the row types of relations; nil if safe
+	types     map[string]Use      // all but the row types of relations
 	functions map[string][]function
-	operators map[string]*Fault // the worst of each symbol; nil if safe
+	operators map[string]Use // the worst of each symbol, named with the schema
+	mixed     map[string]Use // … and without: among built-in ones
 	unary     map[string]unary
 }
 
 type relation struct {
-	kind   byte   // pg_class.relkind
-	fault  *Fault // of reading it
-	policy *Fault // row-level security applies to it or below it
-	row    *Fault // of naming its row type
+	kind   byte // pg_class.relkind
+	read   Use
+	policy *Fault   // row-level security applies to it or below it
+	row    Use      // of its row type's name
+	tables []uint32 // Relation.Tables
 }
 
 type function struct {
-	fault    *Fault
+	Use
+	hidden   bool  // without its schema's name it is not meant; see loader.hides
 	min, max int16 // numbers of arguments it can be called with
 }
 
-// unary is what is wrong with the functions of a name that take one argument.
+// unary is what calls of a name's functions that take one argument can mean.
 type unary struct {
-	row   *Fault // of those that may take a row of a table
-	value *Fault // of the others
+	row   Use // of those that may take a row of a table
+	value Use // of the others
 }
 
-// attribute is what is wrong with what x.name can mean.
+// attribute is what x.name can mean.
 type attribute struct {
 	unary
-	conversion *Fault // of x to a type of that name in any schema
+	conversion Use // of x to a type of that name in any schema
 }
+
+// A Use is the worst that the use of a name can mean.
+type Use struct {
+	Fault   *Fault // why it must not be shared, or nil
+	Company Company
+}
+
+// harmless is the use of what nobody has made.
+var harmless = Use{Company: Joined}
 
 const anyNumber = 1 << 14 // of arguments: more than a call can have
 
@@ -87,12 +101,34 @@ func (s *Set) Version() int { return s.version }
 // an implicit cast between built-in types by a volatile function, or nil.
 func (s *Set) Everything() *Fault { return s.anything }
 
+// Company returns Alone if there is code of users that any statement of the
+// database may reach without naming it, such as an implicit cast between built-in
+// types.
+func (s *Set) Company() Company {
+	if s.alone {
+		return Alone
+	}
+	return Joined
+}
+
+// Builtin returns the company of a call of the built-in functions called name.
+func (s *Set) Builtin(name string) Company {
+	return builtinCompany(name, s.search)
+}
+
 // A Relation is what is known about a table, view or the like.
 type Relation struct {
 	View   bool
-	Fault  *Fault // nil if it may be read
+	Use           // of reading it
 	Policy *Fault // nil if no row-level security applies
+
+	// Tables are the OIDs of the tables that reading it reads, through views, sorted;
+	// more than MaxTables if there are too many to tell. It must not be changed.
+	Tables []uint32
 }
+
+// MaxTables is how many tables of a relation or a statement are told.
+const MaxTables = 16
 
 // Relation looks a table, view or the like up; schema is "" for an unqualified
 // name. It reports false if there is none.
@@ -101,7 +137,7 @@ func (s *Set) Relation(schema, name string) (Relation, bool) {
 	if !ok || r.kind == 'c' {
 		return Relation{}, false
 	}
-	return Relation{View: r.kind == 'v', Fault: r.fault, Policy: r.policy}, true
+	return Relation{View: r.kind == 'v', Use: r.read, Policy: r.policy, Tables: r.tables}, true
 }
 
 func (s *Set) relation(schema, name string) (relation, bool) {
@@ -121,49 +157,51 @@ func (s *Set) relation(schema, name string) (relation, bool) {
 }
 
 // Function looks up the functions that a call with that many arguments, or with
-// any number if args is -1, can mean. It returns what is wrong with one of them,
-// and reports whether there are any. Built-ins are not found.
-func (s *Set) Function(schema, name string, args int) (fault *Fault, found bool) {
+// any number if args is -1, can mean, and reports whether there are any. Built-ins
+// are not found.
+func (s *Set) Function(schema, name string, args int) (u Use, found bool) {
 	if schema != "" {
 		if in := s.schemas[schema]; in != nil {
 			return callable(in.functions[name], args)
 		}
-		return nil, false
+		return harmless, false
 	}
 	// Overloads are chosen by their types among all schemas of the path.
 	return callable(s.functions[name], args)
 }
 
 // callable is Function for the functions of one name.
-func callable(overloads []function, args int) (fault *Fault, found bool) {
-	for _, f := range overloads {
+func callable(overloads []function, args int) (u Use, found bool) {
+	u = harmless
+	for i := range overloads {
+		f := &overloads[i]
 		if args < 0 || int(f.min) <= args && args <= int(f.max) {
 			found = true
-			fault = worse(fault, f.fault)
+			u = u.or(f.Use)
 		}
 	}
-	return fault, found
+	return u, found
 }
 
-// Type looks a type up, and returns what is wrong with a conversion to it.
-func (s *Set) Type(schema, name string) (fault *Fault, found bool) {
+// Type looks a type up, and returns what a conversion to it means.
+func (s *Set) Type(schema, name string) (u Use, found bool) {
 	if schema != "" {
 		if in := s.schemas[schema]; in != nil {
 			return in.typ(name)
 		}
-		return nil, false
+		return harmless, false
 	}
 	for _, in := range s.path {
-		if fault, found = in.typ(name); found {
-			return fault, true
+		if u, found = in.typ(name); found {
+			return u, true
 		}
 	}
-	return nil, false
+	return harmless, false
 }
 
-func (in *schema) typ(name string) (fault *Fault, found bool) {
-	if fault, found = in.types[name]; found {
-		return fault, true
+func (in *schema) typ(name string) (u Use, found bool) {
+	if u, found = in.types[name]; found {
+		return u, true
 	}
 	if r, ok := in.relations[name]; ok {
 		return r.row, true
@@ -175,67 +213,98 @@ func (in *schema) typ(name string) (fault *Fault, found bool) {
 			return r.row, true
 		}
 	}
-	return nil, false
+	return harmless, false
 }
 
-// UnsafeType returns what is wrong with the types of that name in any schema.
-func (s *Set) UnsafeType(name string) *Fault {
-	if len(s.types) == 0 {
-		return nil
+// AnyType returns what a conversion to the types of that name in any schema means.
+func (s *Set) AnyType(name string) Use {
+	if u, ok := s.types[name]; ok {
+		return u
 	}
-	return s.types[name]
+	return harmless
 }
 
-// Operator looks up the operators with that symbol, built-in ones too, and
-// returns what is wrong with one of them.
-func (s *Set) Operator(schema, symbol string) (fault *Fault, found bool) {
+// Operator looks up the operators with that symbol, built-in ones too.
+func (s *Set) Operator(schema, symbol string) (u Use, found bool) {
 	if schema != "" {
+		u = harmless
 		if schema == "pg_catalog" {
-			_, found = s.builtin[symbol]
+			if c, ok := s.builtin[symbol]; ok {
+				u.Company, found = c, true
+			}
 		}
 		if in := s.schemas[schema]; in != nil {
-			f, ok := in.operators[symbol]
-			return f, found || ok
+			if v, ok := in.operators[symbol]; ok {
+				u, found = u.or(v), true
+			}
 		}
-		return nil, found
+		return u, found
 	}
-	fault, found = s.operators[symbol]
-	return fault, found
+	u, found = s.operators[symbol]
+	return u, found
 }
 
-// Attribute returns what is wrong with functions that x.name can call: row if x
-// is a row, value if it is anything else. conversion is what UnsafeType returns.
-func (s *Set) Attribute(name string) (row, value, conversion *Fault) {
-	a := s.attributes[name]
-	return a.row, a.value, a.conversion
+// Attribute returns what functions that x.name can call mean: row if x is a row,
+// value if it is anything else. conversion is what AnyType returns. Built-in
+// functions do not count.
+func (s *Set) Attribute(name string) (row, value, conversion Use) {
+	if a, ok := s.attributes[name]; ok {
+		return a.row, a.value, a.conversion
+	}
+	return harmless, harmless, harmless
 }
 
 // merge fills in what follows from the rest.
 func (s *Set) merge() {
 	s.functions = map[string][]function{}
-	s.operators = map[string]*Fault{}
+	s.operators = map[string]Use{}
 	s.attributes = map[string]attribute{}
-	for symbol := range s.builtin {
-		s.operators[symbol] = nil
+	for symbol, c := range s.builtin {
+		s.operators[symbol] = Use{Company: c}
 	}
 	for _, in := range s.path {
 		for name, overloads := range in.functions {
-			s.functions[name] = append(s.functions[name], overloads...)
+			for _, f := range overloads {
+				if f.hidden {
+					f.Company = Joined
+				}
+				s.functions[name] = append(s.functions[name], f)
+			}
 		}
-		for symbol, f := range in.operators {
-			s.operators[symbol] = worse(s.operators[symbol], f)
+		for symbol, u := range in.mixed {
+			add(s.operators, symbol, u)
 		}
 		for name, u := range in.unary {
-			a := s.attributes[name]
-			a.row, a.value = worse(a.row, u.row), worse(a.value, u.value)
+			a := s.attribute(name)
+			a.row, a.value = a.row.or(u.row), a.value.or(u.value)
 			s.attributes[name] = a
 		}
 	}
-	for name, f := range s.types {
-		a := s.attributes[name]
-		a.conversion = f
+	for name, u := range s.types {
+		a := s.attribute(name)
+		a.conversion = u
 		s.attributes[name] = a
 	}
+}
+
+func (s *Set) attribute(name string) attribute {
+	if a, ok := s.attributes[name]; ok {
+		return a
+	}
+	return attribute{unary{harmless, harmless}, harmless}
+}
+
+// or returns the worst of two.
+func (u Use) or(v Use) Use {
+	return Use{worse(u.Fault, v.Fault), min(u.Company, v.Company)}
+}
+
+// add makes a name mean u, too.
+func add(uses map[string]Use, name string, u Use) {
+	if v, ok := uses[name]; ok {
+		u = v.or(u)
+	}
+	uses[name] = u
 }
 
 // worse returns the fault that does more.

@@ -276,9 +276,10 @@ type Flight[V Value] struct {
 	// Guarded by s.mu.
 	slot    *slot[V]
 	state   state
-	refs    int    // waiters; never rises from 0: who finds nobody waiting starts anew
-	epoch   uint64 // at dispatch
-	cleared bool   // may run: false only while it is pending
+	refs    int         // waiters; never rises from 0: who finds nobody waiting starts anew
+	epoch   uint64      // at dispatch
+	strict  atomic.Bool // one of its callers is; not changed any more once it is dispatched
+	cleared bool        // may run: false only while it is pending
 	run     Runner[V]
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // nil when taken over by the Runner
@@ -294,7 +295,8 @@ type Flight[V Value] struct {
 	panic *PanicError
 }
 
-// Stats are a Table's figures. The first group only rises.
+// Stats are a Table's figures. The first group only rises. A caller is counted once, as
+// he entered first: Again changes none of that group, whatever he becomes.
 type Stats struct {
 	Flights   uint64 // flights begun: callers that found none they might follow
 	Joins     uint64 // callers that followed a flight
@@ -329,7 +331,14 @@ func hashKey(seed maphash.Seed, k Key) uint64 {
 // Enter adds the caller to a flight of the key that its rule allows, or makes
 // one. A caller that gets leader == true must call Launch; every caller must
 // then call Wait, once.
-func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
+func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) { return t.enter(k, rule, 1) }
+
+// Again is Enter for a caller whose flight has landed without an outcome for him. He
+// was counted then.
+func (t *Table[V]) Again(k Key, rule Rule) (f *Flight[V], leader bool) { return t.enter(k, rule, 0) }
+
+// enter counts the caller as so many.
+func (t *Table[V]) enter(k Key, rule Rule, count uint64) (f *Flight[V], leader bool) {
 	if rule == Fenced && t.epoch.open.Load() > 0 {
 		rule = Strict
 	}
@@ -348,37 +357,41 @@ func (t *Table[V]) Enter(k Key, rule Rule) (f *Flight[V], leader bool) {
 		sl.next = s.slots[h]
 		s.slots[h] = sl
 		s.most = max(s.most, len(s.slots))
-		s.leadLocked(t, sl, f)
+		s.leadLocked(t, sl, f, count)
+		f.enteredLocked(rule)
 		return f, true
 	}
 	if f := sl.kept; f != nil && f.allowsLocked(rule, epoch) && time.Now().Before(f.keep.expires) {
 		f.val.Retain()
 		f.keep.given = true
 		f.awaitLocked()
-		s.stats.Joins++
+		s.stats.Joins += count
 		return f, false
 	}
 	if f := sl.newest; f != nil {
 		if f.allowsLocked(rule, epoch) {
-			f.joinLocked()
+			f.joinLocked(count)
+			f.enteredLocked(rule)
 			return f, false
 		}
-		s.stats.Fenced++
+		s.stats.Fenced += count
 	}
 	if f := sl.pending; f != nil {
-		f.joinLocked()
+		f.joinLocked(count)
+		f.enteredLocked(rule)
 		return f, false
 	}
 
 	f = new(Flight[V])
-	s.leadLocked(t, sl, f)
+	s.leadLocked(t, sl, f, count)
+	f.enteredLocked(rule)
 	return f, true
 }
 
 // leadLocked makes f a flight of the key, with its leader.
-func (s *shard[V]) leadLocked(t *Table[V], sl *slot[V], f *Flight[V]) {
+func (s *shard[V]) leadLocked(t *Table[V], sl *slot[V], f *Flight[V], count uint64) {
 	f.t, f.s, f.slot, f.refs = t, s, sl, 1
-	s.stats.Flights++
+	s.stats.Flights += count
 	s.stats.Flying++
 	s.stats.Waiting++
 	if sl.running < t.opts.Width {
@@ -417,10 +430,10 @@ func (f *Flight[V]) allowsLocked(rule Rule, epoch uint64) bool {
 	}
 }
 
-func (f *Flight[V]) joinLocked() {
+func (f *Flight[V]) joinLocked(count uint64) {
 	f.awaitLocked()
 	f.refs++
-	f.s.stats.Joins++
+	f.s.stats.Joins += count
 	f.s.stats.Waiting++
 }
 
@@ -504,6 +517,18 @@ func (f *Flight[V]) Dispatch() bool {
 	}
 	return true
 }
+
+// enteredLocked notes what a caller expects of the flight.
+func (f *Flight[V]) enteredLocked(rule Rule) {
+	if rule == Strict { // it is not dispatched, see allowsLocked
+		f.strict.Store(true)
+	}
+}
+
+// Strict reports whether one of those who will get the flight's value entered it with
+// the Strict rule. It is for the Runner, behind Dispatch: then that does not change any
+// more.
+func (f *Flight[V]) Strict() bool { return f.strict.Load() }
 
 // Sole reports whether nobody but one caller waits, now.
 func (f *Flight[V]) Sole() bool {

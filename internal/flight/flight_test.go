@@ -1104,3 +1104,26 @@ func BenchmarkTable(b *testing.B) {
 		})
 	})
 }
+
+// TestStrict: a flight knows of its strict callers when it is dispatched.
+func TestStrict(t *testing.T) {
+	for _, c := range []struct {
+		leader, follower Rule
+		want             bool
+	}{
+		{Fenced, Join, false},
+		{Join, Fenced, false},
+		{Strict, Join, true},
+		{Fenced, Strict, true},
+	} {
+		table := newTable(Options{})
+		f, leader := table.Enter(testKey, c.leader)
+		if g, follower := table.Enter(testKey, c.follower); g != f || !leader || follower {
+			t.Fatalf("%v does not follow %v, before it is dispatched", c.follower, c.leader)
+		}
+		f.Dispatch()
+		if got := f.Strict(); got != c.want {
+			t.Errorf("%v, followed by %v: Strict = %v", c.leader, c.follower, got)
+		}
+	}
+}

@@ -26,26 +26,10 @@ import (
 // launch their flight, or execute it themselves until their context ends. Some
 // steps let a caller and an execution race; then each order is right, but nothing else.
 func TestSimulation(t *testing.T) {
-	seed := battery.Seed(t)
-	var report *battery.Entry
-	if !schedule.InControl() {
-		report = battery.Report(t, "simulation", "the table of flights keeps its invariants after each step of every schedule", seed)
-	}
 	var total events
-	n := schedule.Run(t, seed, battery.N(4_000, 800_000), func(p *schedule.Plan) *schedule.Violation {
+	schedule.Test(t, "the table of flights keeps its invariants after each step of every schedule", battery.N(4_000, 800_000), 1000, eventNames[:], total[:], func(p *schedule.Plan) *schedule.Violation {
 		return simulate(p, &total)
 	})
-	if report == nil || t.Failed() {
-		return
-	}
-	report.Set("schedules", n)
-	for i, name := range eventNames {
-		count := total[i].Load()
-		report.Set(name, count)
-		if count == 0 && n >= 1000 {
-			t.Errorf("%d schedules had no %s", n, name)
-		}
-	}
 }
 
 // Invariants.

@@ -3,7 +3,7 @@
 // (package catalog), put together.
 //
 // Reading order: judge.go (both layers), names.go (what each kind of name must
-// fulfil), hint.go (what a user can do about a verdict).
+// fulfil), company.go (what may be executed together), hint.go (what a user can do about a verdict).
 package judge
 
 import (
@@ -35,6 +35,13 @@ type Verdict struct {
 	// Stale: a name was not there when the catalog was read, so reading it again
 	// may change the verdict.
 	Stale bool
+
+	// Company says with what a Read may be executed; anything else is Alone.
+	Company Company
+	// Relations are the OIDs of the tables that a Read reads, through views, sorted;
+	// of partitioned tables and parents only these. It is nil if there are more than
+	// 16, and without a catalog. It must not be changed.
+	Relations []uint32
 
 	fault *catalog.Fault // what Hint explains
 }
@@ -72,6 +79,7 @@ func Judge(sql string, set *catalog.Set, opts Options) Verdict {
 	}
 	if j.item {
 		j.take(&j.ofItem)
+		j.meet(j.itemCompany)
 	}
 
 	found := &j.worst
@@ -81,7 +89,11 @@ func Judge(sql string, set *catalog.Set, opts Options) Verdict {
 		found = &j.unknown
 	}
 	if !found.class.Worse(text.Class) {
-		return Verdict{Result: text}
+		v := Verdict{Result: text}
+		if text.Class == sqlscan.Read {
+			v.Company, v.Relations = min(j.company, set.Company()), j.tables.take()
+		}
+		return v
 	}
 	v := Verdict{Result: text, Layer: Catalog, Stale: found.stale, fault: found.fault}
 	v.Class, v.Reason, v.Name, v.Pos = found.class, found.reason, found.name, found.pos

@@ -14,6 +14,9 @@ type judge struct {
 	set *catalog.Set
 	rls bool
 
+	company Company
+	tables  tables
+
 	worst   finding
 	unknown finding // the first relation that the catalog does not have
 
@@ -21,19 +24,21 @@ type judge struct {
 	// it. The function can come later in the text than the first such f.
 	item   bool
 	ofItem finding
+
+	itemCompany Company // likewise
 }
 
 // judges are ready for a statement. They are kept because a judge and the
 // function that visits it would be allocated for each statement.
 var judges = sync.Pool{New: func() any {
-	j := &judge{worst: finding{class: sqlscan.Read}}
+	j := &judge{worst: finding{class: sqlscan.Read}, company: Joined, itemCompany: Joined}
 	j.visitor = func(n sqlscan.Name) bool { return j.visit(&n) }
 	return j
 }}
 
 // release makes the judge ready for the next statement.
 func (j *judge) release() {
-	*j = judge{visitor: j.visitor, worst: finding{class: sqlscan.Read}}
+	*j = judge{visitor: j.visitor, worst: finding{class: sqlscan.Read}, company: Joined, itemCompany: Joined}
 	judges.Put(j)
 }
 
@@ -109,6 +114,8 @@ func (j *judge) relation(n *sqlscan.Name) {
 	}
 	// A WITH query hides the relation of its name, but not in its own text and
 	// not everywhere in the statement: the relation counts all the same.
+	j.meet(r.Company)
+	j.tables.add(r.Tables)
 	if f := r.Fault; f != nil {
 		reason := sqlscan.UnsafeTable
 		switch {
@@ -130,18 +137,23 @@ func (j *judge) function(n *sqlscan.Name) {
 	if n.Item {
 		j.item = true
 	}
-	fault, found := j.set.Function(n.Schema, n.Name, n.Args)
-	if fault != nil {
-		j.find(sqlscan.UnsafeFunction, fault, n)
+	u, found := j.set.Function(n.Schema, n.Name, n.Args)
+	j.meet(u.Company)
+	if u.Fault != nil {
+		j.find(sqlscan.UnsafeFunction, u.Fault, n)
 		return
 	}
 	// name(x) is also a conversion to a type, and name(1) '…' a literal of it. It
 	// is a function if there is one that fits, but that depends on types.
-	if f := j.set.UnsafeType(n.Name); f != nil {
-		j.find(sqlscan.UnsafeType, f, n)
+	t := j.set.AnyType(n.Name)
+	j.meet(t.Company)
+	if t.Fault != nil {
+		j.find(sqlscan.UnsafeType, t.Fault, n)
 		return
 	}
-	if found || n.Schema == "?" || j.builtin(n) {
+	company, builtin := j.builtin(n)
+	j.meet(company)
+	if found || n.Schema == "?" || builtin {
 		return // what the text layer has judged
 	}
 	if _, ok := j.set.Type(n.Schema, n.Name); !ok {
@@ -150,34 +162,43 @@ func (j *judge) function(n *sqlscan.Name) {
 }
 
 // builtin reports whether a call can mean a built-in function, or syntax that
-// looks like one.
-func (j *judge) builtin(n *sqlscan.Name) bool {
+// looks like one, and that one's company.
+func (j *judge) builtin(n *sqlscan.Name) (c Company, ok bool) {
 	switch n.Schema {
 	case "pg_catalog":
 		if sqlscan.FunctionSyntax(n.Name, j.set.Version()) {
-			return true
+			return syntaxCompany(n.Name), true
 		}
 	case "":
+	case "?":
+		return Alone, false
 	default:
-		return false
+		return Joined, false
 	}
 	info := catalog.Lookup(n.Name)
-	return info.Class != catalog.Unknown && info.Since <= max(j.set.Version(), catalog.Oldest)
+	if info.Class == catalog.Unknown || info.Since > max(j.set.Version(), catalog.Oldest) {
+		return Joined, false
+	}
+	return j.set.Builtin(n.Name), true
 }
 
 func (j *judge) operator(n *sqlscan.Name) {
-	switch fault, found := j.set.Operator(n.Schema, n.Name); {
-	case fault != nil:
-		j.find(sqlscan.UnsafeOperator, fault, n)
+	u, found := j.set.Operator(n.Schema, n.Name)
+	j.meet(u.Company)
+	switch {
+	case u.Fault != nil:
+		j.find(sqlscan.UnsafeOperator, u.Fault, n)
 	case !found:
 		j.miss(sqlscan.UnknownOperator, n)
 	}
 }
 
 func (j *judge) typ(n *sqlscan.Name) {
-	switch fault, found := j.set.Type(n.Schema, n.Name); {
-	case fault != nil:
-		j.find(sqlscan.UnsafeType, fault, n)
+	u, found := j.set.Type(n.Schema, n.Name)
+	j.meet(u.Company)
+	switch {
+	case u.Fault != nil:
+		j.find(sqlscan.UnsafeType, u.Fault, n)
 	case !found && !n.Maybe:
 		j.miss(sqlscan.UnknownType, n)
 	}
@@ -187,18 +208,19 @@ func (j *judge) typ(n *sqlscan.Name) {
 // or a conversion of x.
 func (j *judge) attribute(n *sqlscan.Name) {
 	row, value, conversion := j.set.Attribute(n.Name)
-	if row != nil {
-		j.find(sqlscan.UnsafeFunction, row, n)
+	j.meetAttribute(n, row, value, conversion)
+	if row.Fault != nil {
+		j.find(sqlscan.UnsafeFunction, row.Fault, n)
 	}
-	reason := sqlscan.UnsafeFunction
-	if value == nil {
-		value, reason = conversion, sqlscan.UnsafeType
+	fault, reason := value.Fault, sqlscan.UnsafeFunction
+	if fault == nil {
+		fault, reason = conversion.Fault, sqlscan.UnsafeType
 	}
 	switch {
-	case value == nil:
+	case fault == nil:
 	case n.Bare || j.item:
-		j.find(reason, value, n)
+		j.find(reason, fault, n)
 	case j.ofItem.reason == sqlscan.None:
-		j.ofItem = findingOf(reason, value, n)
+		j.ofItem = findingOf(reason, fault, n)
 	}
 }

@@ -1,10 +1,13 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"maps"
 	"math"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,29 +35,45 @@ type Call struct {
 	promised bool   // others wait for that
 	desc     *Desc  // of this round; when describing, the one in the making
 	msg      []byte // Bind and Execute
-	solo     bool   // must run alone; set at each submission
-	tailed   bool   // it may be slow: the answers before it are to be sent; likewise, in a group
+	typed    bool   // its arguments are encoded by their types: not all are strings or NULL
+	late     bool   // they are encoded by the connection that it is sent on
+	renews   bool   // it is described on its own connection, and executed there at once; see renew
+	kept     *Desc  // why: the description that all have, which may be out of date
+	doubted  *Desc  // the one that it was executed with last
+	doubt    string // what the server said then, or ""
+	solo     bool   // must run alone; set whenever it is taken from the queue
+	long     bool   // and may take as long as the application lets it
+	tailed   bool   // it may be slow: it has a transaction of its own; likewise, in a group
 
 	// Guarded by p.mu.
-	queue      *queue // that it is in, or nil
-	prev, next *Call  // there
-	conn       *conn  // that it was sent on, or nil
-	abandoned  bool   // nobody wants it: not to be queued again
-	again      bool   // its statement has been described by another; it is new once more
+	queued     bool      // it is in the queue
+	prev, next *Call     // in it
+	conn       *conn     // that it was sent on, or is granted, or nil
+	abandoned  bool      // nobody wants it: not to be queued again
+	again      bool      // its statement has been described by another; it is new once more
+	since      time.Time // when it was queued first; zero if it never was
 
 	// The token holder's, or of whoever has taken the connection from the pool.
+	first    bool // only what prepares it has been sent
+	granted  bool // the connection is its driver's, who is to send
+	apart    bool // it has a transaction of its own, whatever its statement is
+	ends     bool // the last one of its transaction
 	parsing  bool // its Parse travels with it
 	parsed   bool // and has succeeded
+	bound    bool // its arguments have been taken
 	begun    bool // Start was called for this answer
 	stale    bool // the answer does not fit the description
-	complete bool // the answer is, and the group's end is awaited
+	complete bool // the answer is, and the transaction's end is awaited
 	losses   int  // connections lost
 	strays   int  // cancel requests of others that hit it
 	stales   int  // descriptions out of date
-	moved    bool // away from behind another that took long: never again
+	alone    bool // it has been too long for company: never in a group again
+	moved    bool // away from behind another that took long: never in a group again, either
 
 	// Guarded by conn.cancelMu.
-	settled   bool          // its answer has ended on the server
+	underWay  bool          // it has been sent, and its answer has not ended on the server
+	held      bool          // it has been sent, but is not under way before the timeouts are set
+	unwanted  bool          // it is to be cancelled as soon as it is under way
 	cancelled chan struct{} // closed when the request to cancel it has returned, or nil
 
 	// The outcome, written before the driver hears of it.
@@ -114,6 +133,7 @@ func (p *Pool) Describe(ctx context.Context, st *Stmt) error {
 type onlyDescribed struct{}
 
 func (onlyDescribed) Dispatch() bool     { return true }
+func (onlyDescribed) Apart() bool        { return true }
 func (onlyDescribed) Start(*Link, *Desc) {}
 func (onlyDescribed) Row([][]byte) bool  { return true }
 
@@ -151,6 +171,9 @@ func (c *Call) drive(ctx context.Context) (finished bool) {
 			}
 			c.fresh = false
 			ours = c.p.submit(c)
+			if c.fresh {
+				continue // its connection's own codecs do not take its arguments
+			}
 		}
 		if !ours {
 			if !c.await(ctx) {
@@ -163,6 +186,12 @@ func (c *Call) drive(ctx context.Context) (finished bool) {
 				c.again, c.fresh = false, true
 				c.endDescribe()
 				continue
+			}
+			if c.granted {
+				c.granted = false
+				if !c.conn.sendOwn(c) {
+					continue // it is queued again, or a message says what has become of it
+				}
 			}
 		}
 		// The token of our connection is ours, and the next answer is for us.
@@ -208,12 +237,17 @@ func (c *Call) prepare(ctx context.Context) bool {
 			c.finish(ErrAbandoned)
 			return true
 		}
+		if c.renews {
+			c.describe, c.desc, c.msg = true, new(Desc), c.msg[:0]
+			return true
+		}
 		if d := c.stmt.desc.Load(); d != nil {
 			c.desc = d
 			if c.only {
 				c.finish(nil)
 			} else if !c.encode() {
-				c.finish(ErrElsewhere)
+				c.renew("") // it may take others now
+				continue
 			}
 			return true
 		}
@@ -240,7 +274,7 @@ func (c *Call) prepare(ctx context.Context) bool {
 const describePatience = 5 * time.Millisecond
 
 func (c *Call) abandonedNow() bool {
-	c.p.mu.Lock()
+	c.p.lock()
 	defer c.p.unlock()
 	return c.abandoned
 }
@@ -249,6 +283,20 @@ func (c *Call) abandonedNow() bool {
 func (c *Call) finish(err error) {
 	c.endDescribe()
 	c.err, c.finished = err, true
+}
+
+// renew makes a call that has not been sent, or whose answer was not what its
+// description says, start anew as on a connection that knows nothing: it has the
+// connection to itself, has its statement described there, and executes it, as pgx
+// does. said is the server's error, if that was the reason. If the description is
+// another then, or if all goes well, the one that all have is forgotten.
+func (c *Call) renew(said string) {
+	if !c.renews {
+		c.renews, c.kept = true, c.desc
+	}
+	c.doubted, c.doubt = c.desc, said
+	c.endDescribe()
+	c.fresh = true
 }
 
 // endDescribe ends a round that describes the statement, however it ended.
@@ -278,18 +326,18 @@ func (c *Call) giveUp(cause error) {
 		return
 	}
 	p := c.p
-	p.mu.Lock()
+	p.lock()
 	p.takeInLocked()
 	c.abandoned = true
-	if c.queue != nil {
-		c.queue.remove(c)
+	if c.queued {
+		p.queue.remove(c)
 		p.unlock()
 		c.finish(cause)
 		return
 	}
 	k, solo := c.conn, c.solo
 	p.unlock()
-	// It was sent, or is finished. From now on it stays where it is.
+	// It was sent, or is about to be, or is finished. From now on it stays where it is.
 	if k != nil {
 		if solo {
 			k.cancel(c)
@@ -317,155 +365,200 @@ func (c *Call) giveUp(cause error) {
 	}
 }
 
-// encoder encodes arguments. It serves one goroutine at a time: type maps
-// remember what they have done.
-type encoder struct {
-	types *pgtype.Map
-	eqb   pgx.ExtendedQueryBuilder
-	usual bool // see encoders
+// typeMaps are pgx's, as they are made: no codec of theirs keeps anything, or is
+// anybody's. But they remember what they have done, so each serves one goroutine at a
+// time.
+var typeMaps = sync.Pool{New: func() any { return pgtype.NewMap() }}
 
-	// What appendUsual has encoded.
-	formats []int16
-	values  [][]byte
-	bytes   []byte
-}
+// knownTypes is one that is only asked which types there are.
+var knownTypes = pgtype.NewMap()
 
-// encoders makes encoders from a connection's type map.
-type encoders struct {
-	mu    sync.Mutex  // guards base and usual
-	base  *pgtype.Map // copied from, never encoded with
-	usual bool        // integers are encoded by pgx's own codecs
-	idle  sync.Pool
-}
-
-// learn takes over the types of the first connection. All others have the same:
-// they were opened in the same way.
-func (e *encoders) learn(m *pgtype.Map) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.base == nil {
-		e.base = copyTypes(m)
-		e.usual = usualIntegers(m)
-	}
-}
-
-func (e *encoders) get() *encoder {
-	if enc, _ := e.idle.Get().(*encoder); enc != nil {
-		return enc
-	}
-	e.mu.Lock()
-	base, usual := e.base, e.usual
-	e.mu.Unlock()
-	return &encoder{types: copyTypes(base), usual: usual}
-}
-
-// usualIntegers reports whether a type map encodes integers as pgx does if nobody
-// has registered anything else.
-func usualIntegers(m *pgtype.Map) bool {
-	usual := pgtype.NewMap()
-	if len(m.TryWrapEncodePlanFuncs) != len(usual.TryWrapEncodePlanFuncs) {
-		return false
-	}
-	for i, f := range m.TryWrapEncodePlanFuncs {
-		if reflect.ValueOf(f).Pointer() != reflect.ValueOf(usual.TryWrapEncodePlanFuncs[i]).Pointer() {
-			return false
-		}
-	}
-	for _, oid := range []uint32{pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID} {
-		have, ok := m.TypeForOID(oid)
-		want, _ := usual.TypeForOID(oid)
-		if !ok || have.Codec != want.Codec || m.FormatCodeForOID(oid) != pgtype.BinaryFormatCode {
-			return false
-		}
-	}
-	return true
-}
-
-// appendUsual encodes arguments of which pgx makes nothing special, integers for
-// integers and strings, as pgx does, but without a copy of each. It reports false if
-// there are others.
-func (e *encoder) appendUsual(oids []uint32, args []any) bool {
-	e.formats, e.values, e.bytes = e.formats[:0], e.values[:0], e.bytes[:0]
-	if cap(e.bytes) > keptBytes {
-		e.bytes = nil
-	}
-	if !e.usual {
-		return false
-	}
-	for i, arg := range args {
-		start := len(e.bytes)
-		var n int64
-		switch v := arg.(type) {
-		case string:
-			e.bytes = append(e.bytes, v...)
-			if e.bytes == nil {
-				e.bytes = []byte{} // not NULL
-			}
-			e.formats, e.values = append(e.formats, pgtype.TextFormatCode), append(e.values, e.bytes[start:])
-			continue
-		case int64:
-			n = v
-		case int:
-			n = int64(v)
-		case int32:
-			n = int64(v)
-		case int16:
-			n = int64(v)
-		default:
-			return false
-		}
-		switch oid := oids[i]; {
-		case oid == pgtype.Int8OID:
-			e.bytes = binary.BigEndian.AppendUint64(e.bytes, uint64(n))
-		case oid == pgtype.Int4OID && n == int64(int32(n)):
-			e.bytes = binary.BigEndian.AppendUint32(e.bytes, uint32(n))
-		case oid == pgtype.Int2OID && n == int64(int16(n)):
-			e.bytes = binary.BigEndian.AppendUint16(e.bytes, uint16(n))
-		default:
-			return false
-		}
-		e.formats, e.values = append(e.formats, pgtype.BinaryFormatCode), append(e.values, e.bytes[start:])
-	}
-	return true
-}
-
-func copyTypes(m *pgtype.Map) *pgtype.Map {
-	types := m.Copy()
-	types.TryWrapEncodePlanFuncs = append([]pgtype.TryWrapEncodePlanFunc(nil), m.TryWrapEncodePlanFuncs...)
-	return types
-}
-
-// encode makes the call's messages. It reports false for what pgx would refuse:
-// its users know its errors.
+// encode makes the call's messages, before anybody knows on which connection it will be
+// sent. It reports false for what pgx would refuse. Where a connection may have
+// another codec than pgx's, that one's own encodes, in encodeLate: codecs serve one
+// goroutine at a time, and what one connection has registered says nothing of another.
+//
+// Values are encoded where they belong in the message: no other copy of them is made.
 func (c *Call) encode() bool {
-	d := c.desc
-	if len(c.args) != len(d.paramOIDs) {
+	oids := c.desc.paramOIDs
+	if len(c.args) != len(oids) || len(oids) > maxParams {
 		return false
 	}
-	var formats []int16
-	var values [][]byte
-	if len(c.args) > 0 {
-		enc := c.p.encoders.get()
-		if enc.appendUsual(d.paramOIDs, c.args) {
-			ok := c.bind(enc.formats, enc.values)
-			c.p.encoders.idle.Put(enc)
-			return ok
+	c.late, c.typed = false, false
+	odd := c.p.odd.Load()
+	size := 0
+	for i, oid := range oids {
+		switch v := c.args[i].(type) {
+		case string: // sent as it is, whatever codec its parameter's type has
+			size += len(v)
+			continue
+		case nil:
+			continue
+		case []byte:
+			size += len(v)
 		}
-		for i, oid := range d.paramOIDs {
-			// What a type that was registered for a Go type makes of a value, a
-			// copied map does not know.
-			if _, known := enc.types.TypeForOID(oid); !known && !plain(c.args[i]) {
-				return false
+		c.typed = true
+		if _, known := knownTypes.TypeForOID(oid); !known || odd.has(oid) {
+			c.late, c.msg = true, c.msg[:0]
+			return true
+		}
+		size += sizeOfList(c.args[i])
+	}
+	b, formats := c.beginBind(len(oids), size+valueSize*len(oids))
+	var types *pgtype.Map
+	for i, oid := range oids {
+		at := len(b)
+		b = append(b, 0, 0, 0, 0) // its length
+		ok, format := false, int16(pgtype.TextFormatCode)
+		switch v := c.args[i].(type) {
+		case string:
+			b, ok = append(b, v...), true
+		case nil:
+			b, ok = binary.BigEndian.AppendUint32(b[:at], math.MaxUint32), true // NULL
+			format = knownTypes.FormatCodeForOID(oid)
+			at = -1
+		case int64:
+			b, ok = appendInteger(b, oid, v)
+			format = pgtype.BinaryFormatCode
+		case int:
+			b, ok = appendInteger(b, oid, int64(v))
+			format = pgtype.BinaryFormatCode
+		case int32:
+			b, ok = appendInteger(b, oid, int64(v))
+			format = pgtype.BinaryFormatCode
+		case int16:
+			b, ok = appendInteger(b, oid, int64(v))
+			format = pgtype.BinaryFormatCode
+		}
+		if !ok {
+			if types == nil {
+				types = typeMaps.Get().(*pgtype.Map)
 			}
+			value, f, err := appendValue(types, b, oid, c.args[i])
+			switch {
+			case err != nil:
+				typeMaps.Put(types)
+				return false
+			case value == nil:
+				b, at = binary.BigEndian.AppendUint32(b[:at], math.MaxUint32), -1
+			default:
+				b = value
+			}
+			format = f
 		}
-		if err := enc.eqb.Build(enc.types, &pgconn.StatementDescription{ParamOIDs: d.paramOIDs}, c.args); err != nil {
-			c.p.encoders.idle.Put(enc)
+		if len(b) > math.MaxInt32 {
 			return false
 		}
-		defer c.p.encoders.idle.Put(enc) // not after a panic in an argument's own method
-		formats, values = enc.eqb.ParamFormats, enc.eqb.ParamValues
+		if at >= 0 {
+			binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4))
+		}
+		binary.BigEndian.PutUint16(b[formats+2*i:], uint16(format))
 	}
-	return c.bind(formats, values)
+	if types != nil {
+		typeMaps.Put(types) // not after a panic in an argument's own method
+	}
+	return c.endBind(b)
+}
+
+// valueSize is what a value takes in a message that has no bytes of its own: a number
+// and its length.
+const valueSize = 4 + 8
+
+// sizeOfList returns about how many bytes the elements of a list take in a message, so
+// that they need not be moved while there come more. It may be off.
+func sizeOfList(arg any) int {
+	v := reflect.ValueOf(arg)
+	if v.Kind() != reflect.Slice || v.Type().Elem().Size() <= 1 {
+		return 0
+	}
+	return v.Len() * (4 + int(v.Type().Elem().Size()))
+}
+
+// appendInteger appends an integer to a parameter of such a type, as pgx does.
+func appendInteger(b []byte, oid uint32, n int64) ([]byte, bool) {
+	switch {
+	case oid == pgtype.Int8OID:
+		return binary.BigEndian.AppendUint64(b, uint64(n)), true
+	case oid == pgtype.Int4OID && n == int64(int32(n)):
+		return binary.BigEndian.AppendUint32(b, uint32(n)), true
+	case oid == pgtype.Int2OID && n == int64(int16(n)):
+		return binary.BigEndian.AppendUint16(b, uint16(n)), true
+	}
+	return b, false
+}
+
+// appendValue appends an argument as pgx.ExtendedQueryBuilder does, which would make a
+// copy of its own: in the format that its type prefers, or else the other. It returns
+// nil for NULL.
+func appendValue(types *pgtype.Map, b []byte, oid uint32, arg any) (value []byte, format int16, err error) {
+	format = types.FormatCodeForOID(oid)
+	if _, text := arg.(*string); text {
+		format = pgtype.TextFormatCode
+	}
+	if value, err = types.Encode(oid, format, arg, b); err == nil {
+		return value, format, nil
+	}
+	format = pgtype.TextFormatCode + pgtype.BinaryFormatCode - format
+	if value, other := types.Encode(oid, format, arg, b); other == nil {
+		return value, format, nil
+	}
+	return nil, 0, err
+}
+
+// encodeLate is encode by a connection that is the caller's, with what is registered
+// there.
+func (c *Call) encodeLate(k *conn) bool {
+	if len(c.args) != len(c.desc.paramOIDs) {
+		return false
+	}
+	if len(c.args) == 0 {
+		return c.bind(nil, nil)
+	}
+	var eqb pgx.ExtendedQueryBuilder
+	if eqb.Build(k.link.Types, &pgconn.StatementDescription{ParamOIDs: c.desc.paramOIDs}, c.args) != nil {
+		return false
+	}
+	return c.bind(eqb.ParamFormats, eqb.ParamValues)
+}
+
+// Oddities are what is registered on connections otherwise than pgx does by itself, as
+// far as it matters to what arguments are encoded as. They are never changed. The zero
+// value is a connection as pgx makes it.
+type Oddities struct {
+	// Types have another codec.
+	Types map[uint32]struct{}
+	// All says that any may.
+	All bool
+}
+
+func (o *Oddities) has(oid uint32) bool {
+	if o == nil {
+		return false
+	}
+	_, odd := o.Types[oid]
+	return odd || o.All
+}
+
+func (o *Oddities) any(oids []uint32) bool {
+	return o != nil && slices.ContainsFunc(oids, o.has)
+}
+
+// and returns what may be odd on a connection of either kind.
+func (o *Oddities) and(other *Oddities) *Oddities {
+	if o == nil || other == nil {
+		return cmp.Or(o, other)
+	}
+	both := &Oddities{Types: maps.Clone(o.Types), All: o.All || other.All}
+	for oid := range other.Types {
+		if both.Types == nil {
+			both.Types = make(map[uint32]struct{})
+		}
+		both.Types[oid] = struct{}{}
+	}
+	if both.All == o.All && len(both.Types) == len(o.Types) {
+		return o // nothing new
+	}
+	return both
 }
 
 // maxParams is PostgreSQL's limit, of its protocol.
@@ -473,29 +566,19 @@ const maxParams = 65535
 
 // bind makes a Bind and an Execute message.
 func (c *Call) bind(formats []int16, values [][]byte) bool {
-	d := c.desc
-	size := 1 + 4 + 1 + len(d.name) + 1 + 2 + 2*len(formats) + 2 + 2 + 2*len(d.columns)
+	if len(values) > maxParams {
+		return false
+	}
+	size := 0
 	for _, v := range values {
 		size += 4 + len(v)
 	}
-	if len(values) > maxParams || size > math.MaxInt32 {
+	if size > math.MaxInt32 {
 		return false
 	}
-	b := c.msg[:0]
-	if cap(b) < size+len(executeAll) {
-		b = make([]byte, 0, size+len(executeAll))
-	}
-	b = append(b, 'B')
-	b = binary.BigEndian.AppendUint32(b, uint32(size-1))
-	b = append(b, 0) // the unnamed portal
-	b = append(b, d.name...)
-	b = append(b, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(formats)))
-	for _, f := range formats {
-		b = binary.BigEndian.AppendUint16(b, uint16(f))
-	}
-	b = binary.BigEndian.AppendUint16(b, uint16(len(values)))
-	for _, v := range values {
+	b, at := c.beginBind(len(values), size)
+	for i, v := range values {
+		binary.BigEndian.PutUint16(b[at+2*i:], uint16(formats[i]))
 		if v == nil {
 			b = binary.BigEndian.AppendUint32(b, math.MaxUint32) // NULL
 			continue
@@ -503,22 +586,48 @@ func (c *Call) bind(formats []int16, values [][]byte) bool {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(v)))
 		b = append(b, v...)
 	}
+	return c.endBind(b)
+}
+
+// beginBind begins a Bind message for so many values, which take about so many bytes. It
+// returns where their formats go.
+func (c *Call) beginBind(values, size int) (b []byte, formats int) {
+	d := c.desc
+	size += 1 + 4 + 1 + len(d.name) + 1 + 2 + 2*values + 2 + 2 + 2*len(d.columns) + len(executeAll)
+	b = c.msg[:0]
+	if cap(b) > keptBytes {
+		b = nil // it may be on its way still, on a connection that was given up
+	}
+	if cap(b) < size {
+		b = make([]byte, 0, size)
+	}
+	b = append(b, 'B', 0, 0, 0, 0)
+	b = append(b, 0) // the unnamed portal
+	b = append(b, d.name...)
+	b = append(b, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(values))
+	formats = len(b)
+	for range values {
+		b = append(b, 0, 0)
+	}
+	return binary.BigEndian.AppendUint16(b, uint16(values)), formats
+}
+
+// endBind ends the Bind message, and appends the Execute message. It reports false if
+// that is too long.
+func (c *Call) endBind(b []byte) bool {
+	d := c.desc
 	b = binary.BigEndian.AppendUint16(b, uint16(len(d.columns)))
 	for _, f := range d.columns {
 		b = binary.BigEndian.AppendUint16(b, uint16(f))
 	}
+	if len(b) > math.MaxInt32 {
+		return false
+	}
+	binary.BigEndian.PutUint32(b[1:], uint32(len(b)-1))
 	c.msg = append(b, executeAll...)
 	return true
 }
 
 // executeAll is an Execute message for the unnamed portal and all of its rows.
 var executeAll = []byte{'E', 0, 0, 0, 9, 0, 0, 0, 0, 0}
-
-// plain reports whether pgx needs no registered type for a value.
-func plain(v any) bool {
-	switch v.(type) {
-	case nil, string, []byte, bool, int, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64, time.Time:
-		return true
-	}
-	return false
-}

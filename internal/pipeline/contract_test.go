@@ -132,7 +132,7 @@ func TestContract(t *testing.T) {
 		}
 	})
 	t.Run("PrepareErrorHoldsTheServers", func(t *testing.T) {
-		c := &Call{parsed: true, stmt: NewStmt("", nil)}
+		c := &Call{parsed: true, stmt: NewStmt("", nil, Joined, nil)}
 		pgErr := &pgconn.PgError{Code: "42601"}
 		var wrapped *pgconn.PrepareError
 		if err := c.prepareError(pgErr); !errors.As(err, &wrapped) || !wrapped.ParseComplete || wrapped.Unwrap() != error(pgErr) {

@@ -29,18 +29,43 @@ type Rows struct {
 func (k *conn) goLive(c *Call, row [][]byte) answer {
 	p := k.p
 	rest := append([]*Call(nil), k.group[k.head+1:]...)
-	k.group, k.stmts = k.group[:k.head+1], k.stmts[:k.head+1]
 	c.stmt.stayAlone(bigMemory)
 	k.failed = true // its time is its reader's
+	if k.armed {
+		// The connection's timeouts are not for a reader who may take as long as he
+		// likes: he gets the answer from another, from its beginning on.
+		again := append([]*Call{c}, rest...)
+		k.cancelMu.Lock()
+		for _, r := range again {
+			r.underWay = false
+		}
+		k.cancelMu.Unlock()
+		for _, r := range again {
+			if r.parsing && r != c { // nobody hears whether it succeeds
+				k.prepared.remove(r.desc)
+				k.closing = append(k.closing, r.desc.name)
+			}
+		}
+		c.alone = true
+		k.group, k.stmts, k.head = k.group[:0], k.stmts[:k.head+1], 0
+		p.stats.parted.Add(1)
+		finished := p.requeue(again, c)
+		go k.drain(drainPatience)
+		if finished {
+			return answerEnded
+		}
+		return answerAgain
+	}
+	k.group, k.stmts = k.group[:k.head+1], k.stmts[:k.head+1]
 	if len(rest) > 0 {
 		k.retired = true // their answers are still to come
 	}
-	p.mu.Lock()
+	p.lock()
 	p.vacateLocked(k)
 	p.live++
 	p.unlock()
 	p.requeue(rest, nil)
-	p.mu.Lock()
+	p.lock()
 	p.elsewhereLocked()
 	p.unlock()
 	k.reader = nil
@@ -55,8 +80,8 @@ func (r *Rows) Watch(ctx context.Context) {
 		k := r.k
 		k.cancel(r.c)
 		k.cancelMu.Lock()
-		if !r.c.settled {
-			_ = k.net.SetReadDeadline(time.Now().Add(cancelPatience))
+		if r.c.underWay {
+			_ = k.net.SetReadDeadline(time.Now().Add(leavePatience))
 		}
 		k.cancelMu.Unlock()
 		time.AfterFunc(cancelPatience, func() { k.kill(r.c) }) // nobody may be reading
@@ -101,6 +126,10 @@ func (r *Rows) Next() bool {
 				break
 			}
 			k.retired = k.retired || msg.TxStatus != 'I'
+			if k.syncs--; k.syncs > 0 { // others' answers come
+				r.end(r.failure, true)
+				break
+			}
 			r.settled(r.failure)
 			k.free()
 		default:
@@ -129,7 +158,7 @@ func (r *Rows) settled(err error) {
 	}
 	k := r.k
 	k.settle(r.c)
-	k.p.mu.Lock()
+	k.p.lock()
 	k.p.live--
 	k.p.unlock()
 	k.glance = longAgo // nobody knows whether Watch has set a deadline

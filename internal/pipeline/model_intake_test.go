@@ -7,8 +7,9 @@ import (
 
 // The model of the pool's lock and its intake: callers who submit while others have
 // the lock leave their call and go, and whoever unlocks last takes it in. Its steps
-// are single operations on the mutex and on the intake, of which any goroutine's may
-// come next. No call may be left behind, or be taken in twice.
+// are single operations on the mutex, on held and on the intake, of which any
+// goroutine's may come next. A TryLock may fail for no reason, as Go's may. No call
+// may be left behind, or be taken in twice.
 
 const (
 	intakeCallers = 3 // in submit
@@ -20,13 +21,18 @@ type intakeStep uint8
 const (
 	beforeTry  intakeStep = iota // submit: TryLock
 	beforeLock                   // others: Lock
-	inLock                       // has the lock, for its own ends
+	locked                       // sets held
+	inLock                       // does what it has locked for
+	toRelease                    // unlock: clears held
+	toUnlock                     // unlock: Unlock
+	toLook                       // unlock: is there anything in the intake?
 	toLeave                      // submit: puts the call into the intake
-	left                         // submit: TryLock once more
-	takes                        // has the lock, and takes the intake in
-	toUnlock                     // Unlock
-	toLook                       // is there anything in the intake?
-	toRetry                      // there is: TryLock
+	attends                      // attend: is there anything in the intake?
+	asks                         // attend: does anybody hold the lock?
+	tries                        // attend: TryLock
+	takes                        // attend: sets held, and takes the intake in
+	releases                     // attend: clears held
+	unlocks                      // attend: Unlock
 	through
 )
 
@@ -34,71 +40,118 @@ const (
 type intakeState struct {
 	at     [intakeCallers + intakeOthers]intakeStep
 	locked bool
+	held   bool
 	intake [intakeCallers]bool
 	taken  [intakeCallers]uint8
 }
 
 // intakeFlaws are mistakes that the model must notice.
 type intakeFlaws struct {
-	leavesAndGoes bool // who leaves a call does not try the lock once more
-	looksFirst    bool // who unlocks has looked into the intake while it had the lock
+	leavesAndGoes bool // who leaves a call does not attend to it
+	looksFirst    bool // who unlocks has looked into the intake before he cleared held
 	looksOnce     bool // who has taken in does not look again
+	trustsTry     bool // a TryLock that fails is taken for somebody who looks later
 }
 
 func (s intakeState) next(f intakeFlaws, yield func(intakeState)) {
+	empty := s.intake == [intakeCallers]bool{}
 	for i, at := range s.at {
 		n := s
-		lockOr := func(got, not intakeStep) {
-			if n.at[i] = not; !s.locked {
-				n.locked, n.at[i] = true, got
+		to := func(step intakeStep) {
+			n.at[i] = step
+			yield(n)
+		}
+		tryLock := func(got, not intakeStep) {
+			to(not) // for no reason
+			if !s.locked {
+				n.locked = true
+				to(got)
 			}
 		}
 		switch at {
 		case beforeTry:
-			lockOr(inLock, toLeave)
+			tryLock(locked, toLeave)
 		case beforeLock:
-			if s.locked {
-				continue
+			if !s.locked {
+				n.locked = true
+				to(locked)
 			}
-			lockOr(inLock, beforeLock)
+		case locked:
+			n.held = true
+			to(inLock)
 		case inLock:
 			if i < intakeCallers {
 				n.taken[i]++
 			}
-			n.at[i] = toUnlock
-			if f.looksFirst && s.intake != [intakeCallers]bool{} {
-				n.at[i] = takes
+			if f.looksFirst && !empty {
+				to(takes)
+			} else {
+				to(toRelease)
+			}
+		case toRelease:
+			n.held = false
+			to(toUnlock)
+		case toUnlock:
+			n.locked = false
+			if f.looksFirst {
+				to(through)
+			} else {
+				to(toLook)
+			}
+		case toLook:
+			if empty {
+				to(through)
+			} else {
+				to(attends)
 			}
 		case toLeave:
-			n.intake[i], n.at[i] = true, left
+			n.intake[i] = true
 			if f.leavesAndGoes {
-				n.at[i] = through
+				to(through)
+			} else {
+				to(attends)
 			}
-		case left:
-			lockOr(takes, through)
+		case attends:
+			switch {
+			case empty:
+				to(through)
+			case f.trustsTry:
+				to(tries)
+			default:
+				to(asks)
+			}
+		case asks:
+			if s.held {
+				to(through)
+			} else {
+				to(tries)
+			}
+		case tries:
+			if f.trustsTry {
+				tryLock(takes, through)
+			} else {
+				tryLock(takes, attends)
+			}
 		case takes:
+			n.held = true
 			for c, there := range s.intake {
 				if there {
 					n.intake[c] = false
 					n.taken[c]++
 				}
 			}
-			n.at[i] = toUnlock
-		case toUnlock:
-			n.locked, n.at[i] = false, toLook
-			if f.looksFirst || f.looksOnce && s.taken != [intakeCallers]uint8{} {
-				n.at[i] = through
+			to(releases)
+		case releases:
+			n.held = false
+			to(unlocks)
+		case unlocks:
+			n.locked = false
+			if f.looksFirst || f.looksOnce {
+				to(through)
+			} else {
+				to(attends)
 			}
-		case toLook:
-			if n.at[i] = through; s.intake != [intakeCallers]bool{} {
-				n.at[i] = toRetry
-			}
-		case toRetry:
-			lockOr(takes, through)
-		case through:
-			continue
 		}
-		yield(n)
 	}
 }
 
@@ -128,7 +181,7 @@ func exploreIntake(f intakeFlaws) (states int, fault string) {
 				fault = fmt.Sprintf("call %d is taken in %d times", c, times)
 			case ended && times == 0:
 				fault = fmt.Sprintf("call %d is left behind", c)
-			case ended && s.locked:
+			case ended && (s.locked || s.held):
 				fault = "the lock is left locked"
 			}
 		}
@@ -149,6 +202,7 @@ func TestModel_Intake(t *testing.T) {
 		"LeavesAndGoes": {leavesAndGoes: true},
 		"LooksFirst":    {looksFirst: true},
 		"LooksOnce":     {looksOnce: true},
+		"TrustsTryLock": {trustsTry: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, fault := exploreIntake(flaws); fault == "" {

@@ -2,8 +2,7 @@ package pipeline
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,30 +15,43 @@ type Pool struct {
 	cfg       Config
 	ctx       context.Context // ends when the pool is closed
 	stop      context.CancelFunc
-	encoders  encoders
+	odd       atomic.Pointer[Oddities] // of any connection that there has been
 	shapes    Shapes
 	dropped   dropped
 	elsewhere atomic.Bool // the server cannot be served here
+	alone     atomic.Bool // it does not let timeouts be set: no groups
 
 	way    atomic.Int64         // to the server and back: the least that was measured, in nanoseconds, or 0
 	intake atomic.Pointer[Call] // submitted while others had mu, the last one first; linked by next
 
-	mu sync.Mutex // unlocked by unlock; guards what follows, and what says so in Call and conn; no I/O and nothing of a Read's while it is held
+	answers atomic.Uint64 // to calls, all that there were
+
+	held atomic.Bool // whoever has mu looks at intake before he lets go of it, or right after
+
+	mu sync.Mutex // locked by lock or tryLock, unlocked by unlock; guards what follows, and what says so in Call and conn; no I/O and nothing of a Read's while it is held
 
 	closed     bool
-	conns      map[*conn]struct{} // all that are open
-	free       []*conn            // the last one was used last
-	fast       queue
-	mixed      queue // of statements that are slow now and then
-	slow       queue
-	fastConns  int // busy with calls of the fast queue, and not stuck
-	mixedConns int // likewise of the mixed queue
-	slowConns  int // busy otherwise, stuck ones not included
-	live       int // whose answers are live rows: counted nowhere else
-	dialing    int
-	fullUntil  time.Time // the server takes no more connections, as far as is known
-	groupTime  median    // that a fast group takes
-	spare      int       // how many calls may be executed once more than they must, times moveCost
+	conns      map[*conn]struct{}   // all that are open
+	free       []*conn              // the last one was used last
+	queue      queue                // calls that wait
+	busy       int                  // connections in use, late ones not counted
+	sent       int                  // calls under way on any
+	live       int                  // connections whose answers are live rows: counted nowhere else
+	pace       pace                 // how many may be busy
+	urgent     int                  // how many more, once each: see tick
+	tickCount  uint64               // answers, when the next tick was set
+	releasedAt time.Time            // when a connection was given back last
+	blocked    map[uint32]time.Time // relations that somebody had locked, until they are taken to be free again
+	dials      map[*dial]struct{}   // connections being opened
+	dialing    int                  // those of them that are not late
+	dialTime   time.Duration        // that the last one took
+	nextDial   time.Time            // while some are late
+	dialPause  time.Duration        // after that
+	fullUntil  time.Time            // the server takes no more connections, as far as is known
+	groupTime  median               // that a group takes
+	callTime   median               // of that for each of its calls, without the way
+	callLeast  least                // likewise, the least
+	spare      int                  // how many calls may be executed once more than they must, times moveCost
 	ticking    bool
 	tickAt     time.Time
 	ticker     *time.Timer
@@ -50,12 +62,13 @@ type Pool struct {
 }
 
 type counters struct {
-	calls, groups, grouped, skipped, moved, strays, stale, lost, handed, cancels, tainted, dials atomic.Uint64
+	calls, groups, grouped, skipped, moved, parted, strays, stale, lost, handed, cancels, tainted, dials atomic.Uint64
 }
 
 // New makes a pool. It opens no connection.
 func New(cfg Config) *Pool {
-	p := &Pool{cfg: cfg.withDefaults(), conns: make(map[*conn]struct{})}
+	p := &Pool{cfg: cfg.withDefaults(), conns: make(map[*conn]struct{}), dials: make(map[*dial]struct{})}
+	p.pace = p.cfg.pace()
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p
 }
@@ -67,7 +80,7 @@ type queue struct {
 }
 
 func (q *queue) push(c *Call) {
-	c.queue, c.prev, c.next = q, q.last, nil
+	c.queued, c.prev, c.next = true, q.last, nil
 	if q.last != nil {
 		q.last.next = c
 	} else {
@@ -79,7 +92,7 @@ func (q *queue) push(c *Call) {
 
 // pushFront is for calls that have waited before.
 func (q *queue) pushFront(c *Call) {
-	c.queue, c.prev, c.next = q, nil, q.first
+	c.queued, c.prev, c.next = true, nil, q.first
 	if q.first != nil {
 		q.first.prev = c
 	} else {
@@ -100,30 +113,26 @@ func (q *queue) remove(c *Call) {
 	} else {
 		q.last = c.prev
 	}
-	c.queue, c.prev, c.next = nil, nil, nil
+	c.queued, c.prev, c.next = false, nil, nil
 	q.n--
 }
 
 // Limits of a group.
 const (
-	// groupBytes bounds what a group sends: nobody reads its answers while it
-	// is written, so it must fit into the buffers on the way, whatever the
-	// server has to say meanwhile. A single call of any size is read whole
-	// before its answer begins.
-	groupBytes = 16 << 10
-	// inlineBytes is what a driver writes itself: an idle connection's send
-	// buffer takes it at once, even when the network stands still.
-	inlineBytes = 8 << 10
+	// writeBytes bounds what is written without reading at the same time, and so what
+	// a group sends: an idle connection's send buffer takes it at once, even when the
+	// network stands still.
+	writeBytes = 8 << 10
 	// lookahead is how many calls that must run alone are passed by to fill a
 	// group.
 	lookahead = 32
 )
 
-// Times of the fast queue.
+// Times of what waits.
 const (
-	tickTime  = time.Millisecond     // how often those who wait are looked at
-	stuckTime = 2 * time.Millisecond // after which a connection's answer is awaited no more; at least
-	farAway   = 400 * time.Microsecond
+	quietTime = 500 * time.Microsecond // and a round trip: if nothing is answered meanwhile, what waits is sent
+	stuckTime = 2 * time.Millisecond   // after which an answer is late, and its connection does not count; at least
+	usualMost = 5 * stuckTime / 4      // what counts as usual where nearly everything takes longer
 	// No connection is tried for a while after the server was full, or refused
 	// one for another reason, unless there is none.
 	fullTime    = time.Second
@@ -147,16 +156,43 @@ func (m *median) learn(d time.Duration) {
 	case m.typical == 0: // the first may be one in a hundred
 		m.typical = min(max(d, 1), stuckTime/4)
 	case d > m.typical:
-		m.typical += max(m.typical/8, 1)
+		m.typical = min(m.typical+max(m.typical/8, 1), usualMost)
 	default:
 		m.typical -= m.typical / 9
 	}
 }
 
+// least follows the least of what it learns, of the last hundreds.
+type least struct {
+	now, last time.Duration
+	n         int
+}
+
+const leastMemory = 256
+
+func (m *least) learn(d time.Duration) {
+	if m.n == 0 || d < m.now {
+		m.now = d
+	}
+	if m.n++; m.n == leastMemory {
+		m.last, m.n = m.now, 0
+	}
+}
+
+func (m *least) of() time.Duration {
+	switch {
+	case m.last == 0:
+		return m.now
+	case m.n == 0:
+		return m.last
+	}
+	return min(m.now, m.last)
+}
+
 // submit sends the call if a connection is free for it, else queues it. It reports
 // true if the caller has the connection's token.
 func (p *Pool) submit(c *Call) bool {
-	if !p.mu.TryLock() {
+	if !p.tryLock() {
 		// Who has the lock takes the call in: a mutex that thousands wait for hands
 		// itself from one to the next, which takes long.
 		c.awaited()
@@ -166,13 +202,9 @@ func (p *Pool) submit(c *Call) bool {
 				break
 			}
 		}
-		if p.mu.TryLock() {
-			p.takeInLocked()
-			p.unlock()
-		}
+		p.attend()
 		return false
 	}
-	lane := p.laneOf(c)
 	switch {
 	case p.closed:
 		p.unlock()
@@ -186,37 +218,67 @@ func (p *Pool) submit(c *Call) bool {
 		p.unlock()
 		c.tell(ErrElsewhere)
 		return false
-	case len(p.free) > 0 && lane.n == 0 && p.mayServeLocked(lane):
-		k := p.popFreeLocked()
+	case len(p.free) > 0 && p.queue.n == 0 && p.mayServeLocked():
+		p.soloLocked(c)
+		k := p.popFreeLocked(false)
 		k.group = append(k.group[:0], c)
-		c.conn, c.tailed = k, false
-		p.occupyLocked(k, lane)
-		k.sole = c.stmt
+		c.conn = k
+		p.occupyLocked(k)
 		p.unlock()
-		if len(c.msg) > inlineBytes {
-			c.awaited()
-			go k.launch()
-			return false
-		}
-		return k.sendOwn()
+		return k.sendOwn(c)
 	}
 	c.awaited()
-	lane.push(c)
+	c.waits()
+	p.queue.push(c)
 	p.growLocked()
 	p.tickLocked()
 	p.unlock()
 	return false
 }
 
+// waits notes since when the call has waited for a connection.
+func (c *Call) waits() {
+	if c.since.IsZero() {
+		c.since = time.Now()
+	}
+}
+
+func (p *Pool) lock() {
+	p.mu.Lock()
+	p.held.Store(true)
+}
+
+func (p *Pool) tryLock() bool {
+	ok := p.mu.TryLock()
+	if ok {
+		p.held.Store(true)
+	}
+	return ok
+}
+
 // unlock unlocks mu. What was submitted meanwhile is taken in by whoever has locked it
 // last.
 func (p *Pool) unlock() {
-	for {
-		p.mu.Unlock()
-		if p.intake.Load() == nil || !p.mu.TryLock() {
-			return
+	p.held.Store(false)
+	p.mu.Unlock()
+	if p.intake.Load() != nil {
+		p.attend()
+	}
+}
+
+// attend makes sure that what has been submitted is taken in. A TryLock that fails says
+// nothing by itself: Go's memory model lets it fail for no reason, and orders nothing
+// by it. But who is seen to hold the lock looks at intake after that, since all of
+// these are atomic operations, which have one order.
+func (p *Pool) attend() {
+	for p.intake.Load() != nil && !p.held.Load() {
+		if p.tryLock() {
+			p.takeInLocked()
+			p.held.Store(false)
+			p.mu.Unlock()
+			continue
 		}
-		p.takeInLocked()
+		runtime.Gosched() // somebody is about to hold it, or has just ceased to
 	}
 }
 
@@ -240,7 +302,8 @@ func (p *Pool) takeInLocked() {
 		case p.elsewhere.Load(), p.allLiveLocked():
 			c.tell(ErrElsewhere)
 		default:
-			p.laneOf(c).push(c)
+			c.waits()
+			p.queue.push(c)
 		}
 		c = next
 	}
@@ -249,163 +312,161 @@ func (p *Pool) takeInLocked() {
 	p.tickLocked()
 }
 
-// mayServeLocked reports whether one more connection may serve a queue.
-func (p *Pool) mayServeLocked(lane *queue) bool {
-	switch {
-	case lane == &p.fast:
-		return p.fastConns < p.widthLocked()
-	case p.cfg.Max > 0 && p.slowConns+p.mixedConns >= p.cfg.Max-1:
-		return false // one is for fast calls
-	}
-	return lane == &p.slow || p.mixedConns < p.mixedWidthLocked()
-}
+// mayServeLocked reports whether one more connection may be used.
+func (p *Pool) mayServeLocked() bool { return p.roomLocked() > 0 }
 
-// mixedWidthLocked is widthLocked for the mixed queue. Each slow call keeps a
-// connection until it is late, and fast ones shall not wait for that.
-func (p *Pool) mixedWidthLocked() int { return 4 * p.widthLocked() }
-
-// widthLocked is how many connections serve the fast queue: few, unless what they
-// wait for is the network.
-func (p *Pool) widthLocked() int {
-	n := p.cfg.Fast
-	if n == 0 {
-		n = 4
-		if p.wayTime() > farAway {
-			n = 16
-		}
-	}
-	if p.cfg.Max > 0 {
-		n = min(n, p.cfg.Max-1)
-	}
-	return n
-}
+// roomLocked is how many more connections may be used.
+func (p *Pool) roomLocked() int { return p.pace.allowed() - p.busy + p.urgent }
 
 // takeLocked forms the next group for a connection that is free, and reports
 // whether there is one.
 func (p *Pool) takeLocked(k *conn) bool {
 	k.group = k.group[:0]
 	p.describedLocked()
-	switch {
-	case p.fast.n > 0 && p.mayServeLocked(&p.fast):
-		p.groupLocked(k, &p.fast)
-		return true
-	case p.mixed.n > 0 && p.mayServeLocked(&p.mixed):
-		p.groupLocked(k, &p.mixed)
-		return true
-	case p.slow.n > 0 && p.mayServeLocked(&p.slow):
-		p.slowLocked(k)
-		return true
+	if p.queue.n == 0 || !p.mayServeLocked() {
+		return false
 	}
-	return false
+	p.groupLocked(k)
+	return true
 }
 
 // describedLocked sends calls back to their drivers that wait to describe a statement
 // which has been described meanwhile.
 func (p *Pool) describedLocked() {
-	for _, q := range []*queue{&p.fast, &p.mixed, &p.slow} {
-		for c := q.first; c != nil && c.describe && c.stmt.desc.Load() != nil; c = q.first {
-			q.remove(c)
-			c.again = true
-			c.wake <- struct{}{}
-		}
+	for c := p.queue.first; c != nil && c.describe && !c.renews && c.stmt.desc.Load() != nil; c = p.queue.first {
+		p.queue.remove(c)
+		c.again = true
+		c.wake <- struct{}{}
 	}
 }
 
-// groupLocked makes a group of what is in a queue.
-func (p *Pool) groupLocked(k *conn, lane *queue) {
-	p.occupyLocked(k, lane)
-	c := lane.first
+// groupLocked makes a group of what waits, for a connection.
+func (p *Pool) groupLocked(k *conn) {
+	defer p.occupyLocked(k)
+	c := p.queue.first
+	p.soloLocked(c)
 	p.addLocked(k, c)
-	if c.solo || !k.link.Grouped {
+	probe := c.solo && p.queue.n > 0 && p.probesLocked(c)
+	if c.solo && !probe || !k.link.Grouped || k.odd(c) {
 		return
 	}
-	most := p.cfg.Group
-	if lane == &p.mixed {
-		most = (most + 1) / 2 // any of them may be the slow one
+	bytes, passed, first := k.size(c), 0, c
+	limit := p.matesLocked(c)
+	switch {
+	case probe:
+		limit = probeCalls
+	case p.callTime.typical > slowFloor:
+		// Company saves little of that, and who waits behind others waits long: each
+		// connection shall have as many.
+		limit = min(limit, 1+p.queue.n/p.pace.allowed())
 	}
-	bytes, passed := len(c.msg), 0
-	limit := c.stmt.mates(p.groupTime.typical, most)
-	for c = lane.first; c != nil && len(k.group) < limit && passed < lookahead; {
+	for c = p.queue.first; c != nil && len(k.group) < limit && passed < lookahead; {
 		next := c.next
-		mates := c.stmt.mates(p.groupTime.typical, most)
-		if c.solo || bytes+len(c.msg) > groupBytes || mates <= len(k.group) {
+		p.soloLocked(c)
+		mates, alone := p.matesLocked(c), c.solo
+		if probe {
+			mates, alone = limit, c.stmt != first.stmt || c.moved || p.mustBeAloneLocked(c)
+		}
+		if size := k.size(c); alone || bytes+size > writeBytes || mates <= len(k.group) || k.odd(c) {
 			passed++
 		} else {
 			limit = min(limit, mates)
-			bytes += len(c.msg)
+			bytes += size
 			p.addLocked(k, c)
+			c.solo, c.long = false, false
 		}
 		c = next
 	}
+	if len(k.group) > 1 {
+		first.solo, first.long = false, false
+	}
 }
 
-// slowLocked sends a slow call off, alone, or now and then a group of its statement:
-// with as many executions at a time as there are connections each can take long for
-// want of CPUs alone, however fast the statement is, and for as long as that goes on.
-// In a group that shows: it takes no longer than one. Only what waits for a connection
-// anyway is put into it.
-func (p *Pool) slowLocked(k *conn) {
-	c := p.slow.first
-	p.occupyLocked(k, &p.slow)
-	p.addLocked(k, c)
-	if p.slow.n == 0 || !k.link.Grouped || c.describe || c.moved || !c.stmt.probed() {
-		return
+// matesLocked returns how many calls may travel with one, itself included.
+func (p *Pool) matesLocked(c *Call) int {
+	most := p.cfg.Group
+	if c.stmt.tailed.Load() {
+		most = (most + 1) / 2 // any of them may be the slow one
 	}
-	bytes, passed := len(c.msg), 0
-	for m := p.slow.first; m != nil && len(k.group) < p.cfg.Group && passed < lookahead; {
-		next := m.next
-		if m.stmt != c.stmt || m.describe || m.moved || bytes+len(m.msg) > groupBytes {
-			passed++
-		} else {
-			bytes += len(m.msg)
-			p.addLocked(k, m)
-			m.solo = false
-		}
-		m = next
-	}
-	c.solo = len(k.group) == 1
+	return c.stmt.mates(p.groupTime.typical, most)
+}
+
+// probesLocked reports whether a slow call shall be sent with others of its statement, to
+// see whether that is slow: with as many executions at a time as there are connections,
+// each can take long for want of CPUs alone, however fast the statement is. A group of
+// what is fast takes no longer than one.
+func (p *Pool) probesLocked(c *Call) bool {
+	return c.stmt.slow.Load() && !p.mustBeAloneLocked(c) && !c.moved && c.stmt.single.Load() == 0 && c.stmt.probed()
 }
 
 func (p *Pool) addLocked(k *conn, c *Call) {
-	c.queue.remove(c)
+	p.queue.remove(c)
 	c.conn, c.tailed = k, !c.solo && c.stmt.suspected()
 	k.group = append(k.group, c)
-	k.sole = c.stmt
-	if len(k.group) > 1 {
-		k.sole = nil
-	}
 }
 
-// occupyLocked counts a connection as busy.
-func (p *Pool) occupyLocked(k *conn, lane *queue) {
-	k.lane, k.stuck, k.began = lane, false, time.Now()
-	*p.busyLocked(lane)++
-}
-
-// busyLocked returns the count of the connections that serve a queue.
-func (p *Pool) busyLocked(lane *queue) *int {
-	switch lane {
-	case &p.fast:
-		return &p.fastConns
-	case &p.mixed:
-		return &p.mixedConns
+// occupyLocked counts a connection as busy with its group.
+func (p *Pool) occupyLocked(k *conn) {
+	if p.busy >= p.pace.allowed() {
+		p.urgent--
 	}
-	return &p.slowConns
+	k.busy, k.stuck, k.began = true, false, time.Now()
+	p.busy++
+	k.load, k.waiters, k.waited = len(k.group), 0, 0
+	for _, c := range k.group {
+		if !c.since.IsZero() {
+			k.waiters++
+			k.waited += k.began.Sub(c.since)
+		}
+	}
+	p.sent += k.load
 }
 
 // vacateLocked undoes occupyLocked.
 func (p *Pool) vacateLocked(k *conn) {
-	if k.lane != nil && !k.stuck {
-		*p.busyLocked(k.lane)--
+	if k.busy {
+		if !k.stuck {
+			p.busy--
+		}
+		p.sent -= k.load
 	}
-	k.lane = nil
+	k.busy, k.load = false, 0
+}
+
+// vacate is vacateLocked for a connection that cannot be used yet. Others may be opened.
+func (p *Pool) vacate(k *conn) {
+	p.lock()
+	defer p.unlock()
+	p.vacateLocked(k)
+	p.serveLocked()
+	p.growLocked()
+}
+
+// slowLocked reports whether calls take so long that company saves them nothing. Of many
+// at a time most take long on a busy machine, but not all.
+func (p *Pool) slowLocked() bool { return p.callLeast.of() > slowFloor }
+
+// answeredLocked notes that a connection's group has been answered.
+func (p *Pool) answeredLocked(k *conn, now time.Time) {
+	if !k.busy {
+		return
+	}
+	p.pace.answered(now, tally{k.load, k.waiters, 1, k.waited + time.Duration(k.load)*now.Sub(k.began)},
+		demand{busy: p.busy, all: len(p.conns) - len(p.free) - p.live, open: len(p.conns), queued: p.queue.n, calls: p.sent, slow: p.slowLocked()})
 }
 
 // release takes a connection back whose group is done, and sends it off with the
 // next one.
 func (p *Pool) release(k *conn) {
 	for {
-		p.mu.Lock()
+		p.lock()
+		if k.dial != nil {
+			p.dialedLocked(k.dial)
+			k.dial = nil
+		}
+		now := time.Now()
+		p.releasedAt = now
+		p.answeredLocked(k, now)
 		p.vacateLocked(k)
 		if k.retired || p.closed || p.cfg.MaxLifetime > 0 && time.Since(k.opened) > p.cfg.MaxLifetime {
 			p.dropLocked(k)
@@ -414,23 +475,26 @@ func (p *Pool) release(k *conn) {
 			return
 		}
 		if !p.takeLocked(k) {
-			k.idleSince = time.Now()
+			k.idleSince = now
 			clear(k.group[:cap(k.group)]) // what it refers to is not kept by an idle connection
 			p.free = append(p.free, k)
-			var surplus *conn
-			if p.cfg.MaxIdle < len(p.free) {
-				surplus = p.free[0]
-				p.free = slices.Delete(p.free, 0, 1)
-				p.dropLocked(surplus)
+			var surplus []*conn
+			// While there is something to do, all may be needed in a moment.
+			if n := len(p.free) - p.cfg.MaxIdle; n > 0 && (p.sent == 0 || p.cfg.MaxIdle <= 0) {
+				surplus = p.takeFreeLocked(min(n, len(p.free)))
+				p.growLocked()
 			}
 			p.ageLocked()
 			p.unlock()
-			if surplus != nil {
-				surplus.close()
-			}
+			closeAll(surplus)
 			return
 		}
 		p.unlock()
+		if c := k.group[0]; k.grants(c) {
+			c.granted = true
+			c.wake <- struct{}{}
+			return
+		}
 		if k.send() {
 			k.group[0].wake <- struct{}{}
 			return
@@ -450,11 +514,9 @@ func (p *Pool) elsewhereLocked() {
 	if !p.allLiveLocked() {
 		return
 	}
-	for _, q := range []*queue{&p.fast, &p.mixed, &p.slow} {
-		for c := q.first; c != nil; c = q.first {
-			q.remove(c)
-			c.tell(ErrElsewhere)
-		}
+	for c := p.queue.first; c != nil; c = p.queue.first {
+		p.queue.remove(c)
+		c.tell(ErrElsewhere)
 	}
 }
 
@@ -473,7 +535,7 @@ func (p *Pool) requeue(calls []*Call, self *Call) (finished bool) {
 	if len(calls) == 0 {
 		return false
 	}
-	p.mu.Lock()
+	p.lock()
 	defer p.unlock()
 	for i := len(calls) - 1; i >= 0; i-- {
 		c := calls[i]
@@ -487,7 +549,8 @@ func (p *Pool) requeue(calls []*Call, self *Call) (finished bool) {
 		}
 		if err == nil {
 			c.awaited()
-			p.laneOf(c).pushFront(c)
+			c.waits()
+			p.queue.pushFront(c)
 			continue
 		}
 		if c == self {
@@ -506,130 +569,47 @@ func (p *Pool) requeue(calls []*Call, self *Call) (finished bool) {
 
 // serveLocked gives free connections to what waits.
 func (p *Pool) serveLocked() {
-	for len(p.free) > 0 {
-		k := p.free[len(p.free)-1]
-		if !p.takeLocked(k) {
+	for len(p.free) > 0 && p.mayServeLocked() {
+		p.describedLocked()
+		if p.queue.n == 0 {
 			return
 		}
-		p.popFreeLocked()
+		k := p.popFreeLocked(p.queue.n > 1)
+		k.group = k.group[:0]
+		p.groupLocked(k) // not takeLocked: a statement may have been described since
 		go k.launch()
 	}
 }
 
-// growLocked opens connections for what waits, if it may.
-func (p *Pool) growLocked() {
-	if p.closed {
-		return
-	}
-	want := p.slow.n
-	if p.fast.n > 0 {
-		width := p.widthLocked()
-		more := min(p.fast.n, max(width-p.fastConns, 0))
-		if len(p.conns) > width {
-			more = min(more, 1) // in place of those that are stuck, by and by
-		}
-		want += more
-	}
-	if p.mixed.n > 0 {
-		want += min(p.mixed.n, max(p.mixedWidthLocked()-p.mixedConns, 0))
-	}
-	const atOnce = 8 // a server forks for each
-	for p.dialing < min(want-len(p.free), atOnce) && (p.cfg.Max == 0 || len(p.conns)+p.dialing < p.cfg.Max) {
-		if !p.fullUntil.IsZero() && time.Now().Before(p.fullUntil) {
-			return
-		}
-		p.dialing++
-		go p.dial()
-	}
-}
-
-// dial opens a connection.
-func (p *Pool) dial() {
-	k, err := p.connected()
-	p.mu.Lock()
-	p.dialing--
-	if err != nil {
-		p.refusedLocked(err)
-		p.unlock()
-		return
-	}
-	p.fullUntil = time.Time{}
-	p.learnWay(k.roundTrip)
-	p.conns[k] = struct{}{}
-	p.unlock()
-	p.stats.dials.Add(1)
-	p.release(k)
-}
-
-// connected is connect. At some answers that no PostgreSQL gives pgx panics, and
-// nobody could recover in this goroutine.
-func (p *Pool) connected() (k *conn, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			k, err = nil, fmt.Errorf("flightpg: pgx panicked at a server's answer: %v", v)
-		}
-	}()
-	return p.connect()
-}
-
-// refusedLocked says who gets the error of a connection that could not be opened:
-// nobody, as long as there are others to wait for. A slow statement may wait for
-// ever for one, though.
-func (p *Pool) refusedLocked(err error) {
-	if p.closed {
-		return
-	}
-	if errors.Is(err, ErrElsewhere) {
-		p.elsewhere.Store(true)
-	}
-	alone := len(p.conns) == 0 && p.dialing == 0 || p.elsewhere.Load()
-	full := p.cfg.Full != nil && p.cfg.Full(err)
-	switch {
-	case alone:
-		p.fullUntil = time.Time{}
-	case full:
-		p.fullUntil = time.Now().Add(fullTime)
-	default:
-		p.fullUntil = time.Now().Add(refusedTime)
-	}
-	fail := func(c *Call) {
-		c.queue.remove(c)
-		if c.lastWord != nil { // says more than that nobody answers
-			c.tell(c.lastWord)
-			return
-		}
-		c.tell(err)
-	}
-	if c := p.slow.first; c != nil && !full {
-		fail(c)
-	}
-	for alone && p.slow.n > 0 {
-		fail(p.slow.first)
-	}
-	for _, lane := range []*queue{&p.fast, &p.mixed} {
-		for (alone || !full && *p.busyLocked(lane) == 0 && p.dialing == 0) && lane.n > 0 {
-			fail(lane.first)
+// suitedLocked returns the free connection that was used last, of those whose timeouts
+// are as they must be if there is one.
+func (p *Pool) suitedLocked(short bool) *conn {
+	for i := len(p.free) - 1; i >= 0; i-- {
+		if p.free[i].armed == short {
+			return p.free[i]
 		}
 	}
-	p.growLocked()
-	p.tickLocked()
+	return p.free[len(p.free)-1]
 }
 
 // tickLocked makes somebody look after what waits.
 func (p *Pool) tickLocked() {
-	if p.ticking || p.closed || p.fast.n+p.mixed.n+p.slow.n == 0 {
+	if p.ticking || p.closed || p.queue.n == 0 {
 		return
 	}
-	p.ticking, p.tickAt = true, time.Now().Add(tickTime)
+	d := quietTime + p.wayTime()
+	p.ticking, p.tickAt, p.tickCount = true, time.Now().Add(d), p.answers.Load()
 	if p.ticker == nil {
-		p.ticker = time.AfterFunc(tickTime, p.tick)
+		p.ticker = time.AfterFunc(d, p.tick)
 	} else {
-		p.ticker.Reset(tickTime)
+		p.ticker.Reset(d)
 	}
 }
 
-// lateLocked returns after how much time an answer of the fast queue is late.
-func (p *Pool) lateLocked() time.Duration { return max(stuckTime+p.wayTime(), 4*p.groupTime.typical) }
+// lateLocked returns after how much time an answer is late.
+func (p *Pool) lateLocked() time.Duration {
+	return p.wayTime() + max(stuckTime, 4*p.groupTime.typical)
+}
 
 // learnWay is told that something was answered within d.
 func (p *Pool) learnWay(d time.Duration) {
@@ -646,75 +626,101 @@ func (p *Pool) wayTime() time.Duration { return time.Duration(p.way.Load()) }
 
 // late is lateLocked for those who wait behind an answer.
 func (p *Pool) late() time.Duration {
-	p.mu.Lock()
+	p.lock()
 	defer p.unlock()
 	return p.lateLocked()
 }
 
 // stuckLocked counts a connection no more whose answer does not come.
 func (p *Pool) stuckLocked(k *conn) {
-	if k.lane != nil && k.lane != &p.slow && !k.stuck {
+	if k.busy && !k.stuck {
 		k.stuck = true
-		*p.busyLocked(k.lane)--
+		p.busy--
 	}
 }
 
-// tick counts connections no more whose answers do not come, so that others take
-// their place, and learns from unknown statements on them.
+// tick looks after what waits: connections whose answers are late do not count any more,
+// and if nothing has been answered for a moment, all that waits now is sent, however many
+// connections that takes.
 func (p *Pool) tick() {
-	p.mu.Lock()
+	p.lock()
 	defer p.unlock()
 	p.ticking = false
 	if p.closed {
 		return
 	}
 	now := time.Now()
-	// On a busy machine everything takes long, this function's timer too.
-	late := p.lateLocked() + 4*max(now.Sub(p.tickAt), 0)
-	other := false
+	p.lateDialsLocked(now)
+	// On a busy machine everything is late, this function too: it knows nothing then.
+	delay := max(now.Sub(p.tickAt), 0)
+	late := p.lateLocked() + 4*delay
 	for k := range p.conns {
-		if k.lane == nil || k.lane == &p.slow || k.stuck || now.Sub(k.began) < late {
-			continue
-		}
-		p.stuckLocked(k)
-		if st := k.sole; st != nil && !st.known.Load() {
-			other = st.sample(max(now.Sub(k.began), slowFloor+1), 1, false) || other // at least
+		if k.busy && !k.stuck && now.Sub(k.began) >= late {
+			p.stuckLocked(k)
 		}
 	}
-	if other {
-		p.sortLocked()
+	p.urgent = 0
+	more := len(p.free) > 0 || p.cfg.Max == 0 || len(p.conns)+p.dialing < p.cfg.Max
+	if more && p.queue.n > 0 && delay < quietTime && p.answers.Load() == p.tickCount {
+		p.urgent = p.queue.n
+		p.pace.silent()
 	}
 	p.serveLocked()
 	p.growLocked()
 	p.tickLocked()
 }
 
-// sortLocked puts each call into the queue that it belongs in, by what is known of
-// its statement now.
-func (p *Pool) sortLocked() {
-	for _, from := range []*queue{&p.fast, &p.mixed, &p.slow} {
-		for c := from.first; c != nil; {
-			next := c.next
-			if to := p.laneOf(c); to != from {
-				from.remove(c)
-				to.push(c)
-			}
-			c = next
-		}
+// soloLocked notes whether a call must run alone, and whether it may take long.
+func (p *Pool) soloLocked(c *Call) {
+	c.long = c.stmt.slow.Load() && !c.describe || p.mustBeAloneLocked(c)
+	c.solo = c.long || c.moved || c.stmt.single.Load() > 0
+}
+
+// mustBeAloneLocked reports whether nothing may be sent with a call, or with its
+// statement at present.
+func (p *Pool) mustBeAloneLocked(c *Call) bool {
+	return c.stmt.company == Alone || c.describe || c.late || c.alone || len(c.msg) > writeBytes/2 ||
+		c.stmt.solo() || p.alone.Load() || p.blockedLocked(c.stmt)
+}
+
+// blockTime is for how long the statements of a relation that somebody had locked run
+// alone.
+const blockTime = time.Second
+
+// block notes that a statement has waited for a lock.
+func (p *Pool) block(st *Stmt) {
+	p.lock()
+	defer p.unlock()
+	until := time.Now().Add(blockTime)
+	st.blockedUntil.Store(until.UnixNano())
+	if p.blocked == nil {
+		p.blocked = make(map[uint32]time.Time)
+	}
+	for _, oid := range st.relations {
+		p.blocked[oid] = until
 	}
 }
 
-// laneOf returns the queue for a call, and notes whether it must run alone.
-func (p *Pool) laneOf(c *Call) *queue {
-	if c.stmt.slow.Load() && !c.describe {
-		c.solo = true
-		return &p.slow
+// ungroup makes every call run alone from now on.
+func (p *Pool) ungroup() { p.alone.Store(true) }
+
+func (p *Pool) blockedLocked(st *Stmt) bool {
+	until := st.blockedUntil.Load()
+	if until == 0 && len(p.blocked) == 0 {
+		return false
 	}
-	c.solo = c.describe || c.moved || c.stmt.solo() || len(c.msg) > groupBytes
-	if c.stmt.tailed.Load() && !c.describe {
-		return &p.mixed
+	now := time.Now()
+	blocked := until > now.UnixNano()
+	for _, oid := range st.relations {
+		switch until, ok := p.blocked[oid]; {
+		case !ok:
+		case now.Before(until):
+			blocked = true
+		default:
+			delete(p.blocked, oid)
+		}
 	}
-	return &p.fast
+	return blocked
 }
 
 // ageLocked makes somebody close connections that have been idle for too long.
@@ -732,7 +738,7 @@ func (p *Pool) ageLocked() {
 
 func (p *Pool) age() {
 	now := time.Now()
-	p.mu.Lock()
+	p.lock()
 	p.aging = false
 	n := 0
 	for n < len(p.free) && now.Sub(p.free[n].idleSince) >= p.cfg.MaxIdleTime {
@@ -746,12 +752,12 @@ func (p *Pool) age() {
 	closeAll(old)
 }
 
-// popFreeLocked takes the free connection out that was used last.
-func (p *Pool) popFreeLocked() *conn {
-	n := len(p.free) - 1
-	k := p.free[n]
-	p.free[n] = nil
-	p.free = p.free[:n]
+// popFreeLocked takes the free connection out that was used last, of those whose
+// timeouts are as they must be if there is one.
+func (p *Pool) popFreeLocked(short bool) *conn {
+	k := p.suitedLocked(short)
+	i := slices.Index(p.free, k)
+	p.free = slices.Delete(p.free, i, i+1)
 	return k
 }
 
@@ -772,29 +778,28 @@ func closeAll(conns []*conn) {
 }
 
 // CloseIdle closes the free connections.
-func (p *Pool) CloseIdle() {
-	p.mu.Lock()
-	old := p.takeFreeLocked(len(p.free))
-	p.unlock()
-	closeAll(old)
+func (p *Pool) CloseIdle() { closeAll(p.takeIdle()) }
+
+// takeIdle takes the free connections out.
+func (p *Pool) takeIdle() []*conn {
+	p.lock()
+	defer p.unlock()
+	return p.takeFreeLocked(len(p.free))
 }
 
 // Close closes the free connections, and those in use when they are given back. It
 // waits for none. Calls that wait for a connection finish with ErrClosed.
 func (p *Pool) Close() {
-	p.mu.Lock()
+	p.lock()
 	if p.closed {
 		p.unlock()
 		return
 	}
 	p.closed = true
 	old := p.takeFreeLocked(len(p.free))
-	for _, q := range []*queue{&p.fast, &p.mixed, &p.slow} {
-		for q.n > 0 {
-			c := q.first
-			q.remove(c)
-			c.tell(ErrClosed)
-		}
+	for c := p.queue.first; c != nil; c = p.queue.first {
+		p.queue.remove(c)
+		c.tell(ErrClosed)
 	}
 	for _, t := range []*time.Timer{p.ticker, p.ager} {
 		if t != nil {
@@ -814,12 +819,12 @@ func (p *Pool) Elsewhere() bool { return p.elsewhere.Load() }
 func (p *Pool) Stats() Stats {
 	c := &p.stats
 	s := Stats{
-		Calls: c.calls.Load(), Groups: c.groups.Load(), Grouped: c.grouped.Load(), Skipped: c.skipped.Load(), Moved: c.moved.Load(),
+		Calls: c.calls.Load(), Groups: c.groups.Load(), Grouped: c.grouped.Load(), Skipped: c.skipped.Load(), Moved: c.moved.Load(), Parted: c.parted.Load(),
 		Strays: c.strays.Load(), Stale: c.stale.Load(), Lost: c.lost.Load(), Handed: c.handed.Load(),
 		Cancels: c.cancels.Load(), Tainted: c.tainted.Load(), Dials: c.dials.Load(),
 	}
-	p.mu.Lock()
+	p.lock()
 	defer p.unlock()
-	s.Open, s.Idle, s.Queued, s.FastBusy = len(p.conns), len(p.free), p.fast.n+p.mixed.n+p.slow.n, p.fastConns+p.mixedConns
+	s.Open, s.Idle, s.Queued, s.Busy, s.Limit = len(p.conns), len(p.free), p.queue.n, p.busy, p.pace.limit
 	return s
 }

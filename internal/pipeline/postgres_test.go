@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,9 +67,10 @@ func connectTo(ctx context.Context, dsn string, change func(*pgx.ConnConfig)) (*
 		return nil, err
 	}
 	if _, err = conn.PgConn().Exec(ctx, "SET default_transaction_read_only = on").ReadAll(); err != nil {
+		_ = conn.Close(ctx)
 		return nil, err
 	}
-	return &Link{PgConn: conn.PgConn(), Types: conn.TypeMap(), Grouped: true}, nil
+	return &Link{PgConn: conn.PgConn(), Types: conn.TypeMap(), Grouped: true, Arm: "SET lock_timeout = 5; SET statement_timeout = 10", Disarm: "RESET lock_timeout; RESET statement_timeout", Patience: 10 * time.Millisecond}, nil
 }
 
 func waitFor(t testing.TB, what string, ok func() bool) {
@@ -99,12 +101,13 @@ func (p *testPool) sleeping(t testing.TB, like string) (n int) {
 }
 
 func (p *testPool) stmt(text string) *Stmt {
-	st, _ := p.stmts.LoadOrStore(text, NewStmt(text, nil))
+	st, _ := p.stmts.LoadOrStore(text, NewStmt(text, nil, Joined, nil))
 	return st.(*Stmt)
 }
 
 // reading is a Read that keeps what comes, up to max rows.
 type reading struct {
+	apart      bool
 	rows       [][]string
 	fields     []pgconn.FieldDescription
 	max        int
@@ -112,10 +115,16 @@ type reading struct {
 	dispatched int
 	starts     int
 	onRow      func()
+	onDispatch func()
 }
+
+func (r *reading) Apart() bool { return r.apart }
 
 func (r *reading) Dispatch() bool {
 	r.dispatched++
+	if r.onDispatch != nil {
+		r.onDispatch()
+	}
 	return !r.gone
 }
 
@@ -225,7 +234,7 @@ func TestPool_ManyAtOnce(t *testing.T) {
 // TestPool_Errors: an error is its call's alone, and what was skipped behind it
 // runs.
 func TestPool_Errors(t *testing.T) {
-	p := openPool(t, func(c *Config) { c.Fast = 1 })
+	p := openPool(t, func(c *Config) { c.Width = 1 })
 	p.want(t, "1", "SELECT 10 / $1::int", 10)
 	p.want(t, "1", "SELECT $1::int", 1)
 	var wg sync.WaitGroup
@@ -460,8 +469,8 @@ func TestPool_StatementTimeout(t *testing.T) {
 	if !c.Run(context.Background()) || code(c.Err()) != "57014" {
 		t.Errorf("Run = %v; want the server's timeout", c.Err())
 	}
-	if r.dispatched != 2 {
-		t.Errorf("sent %d times; want 2: to describe it, and once to run it", r.dispatched)
+	if sent := p.Stats().Calls; r.dispatched != 1 || sent != 2 {
+		t.Errorf("dispatched %d times, sent %d times; want it sent to be described, and once to run, both by one dispatch", r.dispatched, sent)
 	}
 }
 
@@ -550,8 +559,8 @@ func TestRows_Live(t *testing.T) {
 	rows.Watch(ctx)
 	cancel()
 	rows.Close()
-	if code(rows.Err()) != "57014" {
-		t.Errorf("Err = %v; want the cancellation", rows.Err())
+	if code(rows.Err()) != "57014" && !errors.Is(rows.Err(), os.ErrDeadlineExceeded) { // which of them depends on the machine
+		t.Errorf("Err = %v; want the cancellation, or that it took too long", rows.Err())
 	}
 	waitFor(t, "the connection", func() bool { s := p.Stats(); return s.Open == s.Idle })
 	p.want(t, "1", "SELECT $1::int", 1)
@@ -563,21 +572,21 @@ func TestPool_ConnectFails(t *testing.T) {
 	defer p.Close()
 	tp := &testPool{Pool: p}
 	for range 3 {
-		if _, err := tp.query(context.Background(), "SELECT 1"); err != boom {
+		if _, err := tp.query(context.Background(), "SELECT 1"); !errors.Is(err, boom) {
 			t.Errorf("Query = %v; want %v", err, boom)
 		}
 	}
 }
 
 func TestPool_Close(t *testing.T) {
-	p := openPool(t, func(c *Config) { c.Max, c.Fast = 2, 1 })
+	p := openPool(t, func(c *Config) { c.Max, c.Width = 2, 1 })
 	p.want(t, "1", "SELECT $1::int", 1)
-	const text = "SELECT $1::int FROM pg_sleep(0.3)"
+	const text = "SELECT $1::int FROM pg_sleep(1)"
 	errs := make(chan error, 8)
 	for range cap(errs) {
 		go func() { _, err := p.query(context.Background(), text, 1); errs <- err }()
 	}
-	waitFor(t, "a queue", func() bool { return p.Stats().Queued > 0 })
+	waitFor(t, "one that runs, and a queue", func() bool { return p.sleeping(t, "pg_sleep(1)") > 0 && p.Stats().Queued > 0 })
 	p.Close()
 	closed := 0
 	for range cap(errs) {

@@ -15,7 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/flightpg/flightpg/internal/battery"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // bubble runs a test against a scripted server in a synctest bubble, and checks
@@ -46,20 +46,27 @@ func atRest(t *testing.T, p *testPool) {
 	t.Helper()
 	time.Sleep(time.Minute) // the bubble's time: every patience has ended
 	synctest.Wait()
-	st := p.Stats()
-	if st.Open != st.Idle || st.Queued != 0 || st.FastBusy != 0 {
-		t.Errorf("at rest: %+v; want every connection free and nothing queued", st)
+	if what := resting(p.Pool); what != "" {
+		t.Errorf("at rest: %s", what)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.slowConns != 0 || p.mixedConns != 0 || p.dialing != 0 {
-		t.Errorf("at rest: %d connections count as slow, %d as mixed, %d as being opened", p.slowConns, p.mixedConns, p.dialing)
+}
+
+// resting returns what does not hold of a pool with nothing to do.
+func resting(p *Pool) string {
+	if st := p.Stats(); st.Open != st.Idle || st.Queued != 0 || st.Busy != 0 {
+		return fmt.Sprintf("%+v; want every connection free and nothing queued", st)
+	}
+	p.lock()
+	defer p.unlock()
+	if p.busy != 0 || p.sent != 0 || p.live != 0 || len(p.dials) != 0 || p.dialing != 0 {
+		return fmt.Sprintf("%d connections count as busy, with %d calls, %d as live, %d as being opened", p.busy, p.sent, p.live, p.dialing)
 	}
 	for k := range p.conns {
-		if k.cancels != 0 || k.parked || k.lane != nil {
-			t.Errorf("at rest: a connection with %d requests to cancel, parked %v, lane %v", k.cancels, k.parked, k.lane)
+		if k.cancels != 0 || k.parked || k.busy || k.writing != nil {
+			return fmt.Sprintf("a connection with %d requests to cancel, parked %v, busy %v, writing %v", k.cancels, k.parked, k.busy, k.writing != nil)
 		}
 	}
+	return ""
 }
 
 func (p *testPool) warm(t *testing.T, texts ...string) {
@@ -86,7 +93,7 @@ func (p *testPool) together(texts ...string) (got []string, errs []error) {
 	return got, errs
 }
 
-func oneFast(c *Config) { c.Fast = 1 }
+func oneFast(c *Config) { c.Width = 1 }
 
 func TestScript_Groups(t *testing.T) {
 	bubble(t, "WhoWaitsTravelsTogether", oneFast, func(t *testing.T, s *script, p *testPool) {
@@ -101,7 +108,7 @@ func TestScript_Groups(t *testing.T) {
 			t.Errorf("Stats = %+v; want one group of 5 on one connection", st)
 		}
 	})
-	bubble(t, "NotMoreThanTheLimit", func(c *Config) { c.Fast, c.Group = 1, 2 }, func(t *testing.T, s *script, p *testPool) {
+	bubble(t, "NotMoreThanTheLimit", func(c *Config) { c.Width, c.Group = 1, 2 }, func(t *testing.T, s *script, p *testPool) {
 		p.warm(t, "echo", "sleep 200us")
 		p.together("echo", "echo", "echo", "echo", "echo")
 		if st := p.Stats(); st.Grouped != 4 || st.Groups != 2 {
@@ -173,7 +180,7 @@ func TestScript_Groups(t *testing.T) {
 	})
 	bubble(t, "NotWhereTheGuardDoesNotHold", func(c *Config) {
 		connect := c.Connect
-		c.Fast = 1
+		c.Width = 1
 		c.Connect = func(ctx context.Context) (*Link, error) {
 			l, err := connect(ctx)
 			if l != nil {
@@ -188,12 +195,37 @@ func TestScript_Groups(t *testing.T) {
 			t.Errorf("Stats = %+v; want no groups", st)
 		}
 	})
+	bubble(t, "WhereTimeoutsAreRefused", oneFast, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "echo", "sleep 200us")
+		for _, code := range []string{"57014", "42501"} { // a request to cancel that came early; a server that does not know them
+			before := p.Stats()
+			s.mu.Lock()
+			s.unarmed = code
+			s.mu.Unlock()
+			got, errs := p.together("echo", "echo", "echo")
+			for i := range got {
+				if errs[i] != nil || got[i] != fmt.Sprint(i) {
+					t.Errorf("%s: call %d = %q, %v", code, i, got[i], errs[i])
+				}
+			}
+			if st := p.Stats(); st.Groups != before.Groups+1 || st.Lost != 0 || p.alone.Load() != (code == "42501") {
+				t.Errorf("%s: Stats = %+v, no more groups: %v", code, st, p.alone.Load())
+			}
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for what, n := range s.ran {
+			if n > 2 && strings.HasPrefix(what, "echo ") && what != "echo warm" {
+				t.Errorf("%q ran %d times; want once in each group", what, n)
+			}
+		}
+	})
 	bubble(t, "NoMoreThanFitsIntoTheBuffers", oneFast, func(t *testing.T, s *script, p *testPool) {
 		p.warm(t, "echo", "sleep 200us")
 		var wg sync.WaitGroup
 		wg.Go(func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") })
 		synctest.Wait()
-		for _, size := range []int{groupBytes / 2, groupBytes / 2, 100, 4 * groupBytes} {
+		for _, size := range []int{writeBytes / 2, writeBytes / 2, 100, 4 * writeBytes} {
 			arg := string(make([]byte, size))
 			wg.Go(func() {
 				if got, err := p.query(context.Background(), "echo", arg); err != nil || got != arg {
@@ -210,7 +242,7 @@ func TestScript_Groups(t *testing.T) {
 			for _, g := range group {
 				n += len(g)
 			}
-			if len(group) > 1 && n > groupBytes {
+			if len(group) > 1 && n > writeBytes {
 				t.Errorf("a group of %d has %d bytes", len(group), n)
 			}
 		}
@@ -273,6 +305,7 @@ func TestScript_Cancel(t *testing.T) {
 		}
 	})
 	bubble(t, "MatesOfACancelledCallRunAgain", oneFast, func(t *testing.T, s *script, p *testPool) {
+		s.patience = 2 * time.Hour
 		p.warm(t, "echo", "sleep 200us", "sleep 1h0m0s")
 		_ = p.stmt("sleep 1h0m0s")
 		st := p.stmt("maybe 1h0m0s")
@@ -309,7 +342,120 @@ func TestScript_Cancel(t *testing.T) {
 			t.Errorf("Stats = %+v; want one request to cancel", st)
 		}
 	})
-	bubble(t, "NoNewGroupBeforeTheRequestHasReturned", func(c *Config) { c.Max, c.Fast = 2, 1 }, func(t *testing.T, s *script, p *testPool) {
+	bubble(t, "RequestThatFailsWhileItsConnectionIsParked", nil, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "sleep 2ms")
+		p.stmt("sleep 2ms").stayAlone(100) // so that it is cancelled at once
+		p.CloseIdle()
+		p.want(t, "x", "sleep 2ms", "x")
+		s.mu.Lock()
+		s.refuse, s.refusing = errors.New("refused"), 4*time.Millisecond
+		s.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		defer cancel()
+		if _, err := p.query(ctx, "sleep 2ms", "x"); err != context.DeadlineExceeded {
+			t.Errorf("Query = %v", err)
+		}
+		time.Sleep(10 * time.Millisecond) // the bubble's time
+		if st := p.Stats(); st.Cancels != 1 || st.Open != 0 {
+			t.Errorf("Stats = %+v; want the connection closed: the request may be on its way still", st)
+		}
+	})
+	bubble(t, "GivenUpWhileItIsPrepared", func(c *Config) {
+		connect := c.Connect
+		c.Connect = func(ctx context.Context) (*Link, error) {
+			l, err := connect(ctx)
+			if l != nil {
+				l.Timed = true
+			}
+			return l, err
+		}
+	}, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "sleep 10s")
+		p.CloseIdle()
+		s.mu.Lock()
+		s.lag = time.Millisecond
+		s.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Microsecond)
+		defer cancel()
+		if _, err := p.query(ctx, "sleep 10s", "x"); err != context.DeadlineExceeded {
+			t.Errorf("Query = %v", err)
+		}
+		time.Sleep(10 * time.Millisecond) // the bubble's time
+		if n := s.count("sleep 10s x"); n != 0 {
+			t.Errorf("ran %d times; want 0: nobody wanted it when it was prepared", n)
+		}
+		if st := p.Stats(); st.Cancels != 1 || st.Idle != 1 {
+			t.Errorf("Stats = %+v; want one request to cancel, and the connection free", st)
+		}
+		s.mu.Lock()
+		s.lag = 0
+		s.mu.Unlock()
+	})
+	bubble(t, "NotBeforeTheTimeoutsAreSet", oneFast, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "echo", "sleep 200us")
+		for range 20 {
+			_, _ = p.query(context.Background(), "maybe 10s", "fast")
+		}
+		s.mu.Lock()
+		s.lag = 500 * time.Microsecond // timeouts take twice that to be set
+		s.mu.Unlock()
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") })
+		synctest.Wait()
+		wg.Go(func() { p.want(t, "x", "echo", "x") })
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		c := p.NewCall(p.stmt("maybe 10s"), []any{"7"}, &reading{onDispatch: func() {
+			cancel()
+			time.Sleep(2 * cancelGrace) // the bubble's time
+		}})
+		wg.Go(func() { c.Finish(ctx) })
+		began := time.Now()
+		wg.Wait()
+		if took := time.Since(began); took > 100*time.Millisecond || p.Stats().Cancels != 1 || p.Stats().Grouped != 2 || p.alone.Load() {
+			t.Errorf("took %v, Stats = %+v; want the call cancelled when the timeouts were set", took, p.Stats())
+		}
+		s.mu.Lock()
+		s.lag = 0
+		s.mu.Unlock()
+	})
+	bubble(t, "AfterManyStraysAlone", func(c *Config) {
+		connect := c.Connect
+		c.Width = 1
+		c.Connect = func(ctx context.Context) (*Link, error) {
+			l, err := connect(ctx)
+			if l != nil {
+				l.Arm = "" // else it is alone after the first long wait
+			}
+			return l, err
+		}
+	}, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "echo", "sleep 200us")
+		for range 20 {
+			_, _ = p.query(context.Background(), "maybe 1h0m0s", "fast")
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") })
+		synctest.Wait()
+		r := new(reading)
+		c := p.NewCall(p.stmt("maybe 1h0m0s"), []any{"7"}, r)
+		c.strays = maxStrays - 1
+		wg.Go(func() { c.Run(context.Background()) })
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		wg.Go(func() { _, _ = p.query(ctx, "echo", "x") })
+		synctest.Wait()
+		p.lock()
+		p.spare = 0 // nobody moves on
+		p.unlock()
+		time.Sleep(time.Millisecond) // the group is on its way
+		cancel()
+		wg.Wait()
+		if !c.alone || c.Err() != nil || r.String() != "7" || p.Stats().Strays != 1 {
+			t.Errorf("alone %v, %q, %v, Stats = %+v; want the answer of a call that is alone", c.alone, r, c.Err(), p.Stats())
+		}
+	})
+	bubble(t, "NoNewGroupBeforeTheRequestHasReturned", func(c *Config) { c.Max, c.Width = 2, 1 }, func(t *testing.T, s *script, p *testPool) {
 		p.warm(t, "sleep 1ms", "sleep 2ms", "sleep 1ms")
 		p.stmt("sleep 2ms").stayAlone(100) // so that it is cancelled at once
 		s.delay = 4 * time.Millisecond
@@ -384,6 +530,78 @@ func TestScript_Stale(t *testing.T) {
 				t.Errorf("Query = %v; want the server's error", err)
 			}
 		}
+	})
+}
+
+func TestScript_Altered(t *testing.T) {
+	bubble(t, "MatesOfWhoPreparesIt", oneFast, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "sleep 200us", "table")
+		s.alter("08P01")
+		p.CloseIdle()
+		p.warm(t, "sleep 200us") // on a connection that knows nothing of the table
+		got, errs := p.together("table", "table", "table")
+		for i := range got {
+			if errs[i] != nil || got[i] != fmt.Sprint(i, ",1") {
+				t.Errorf("call %d = %q, %v; want the columns of version 1", i, got[i], errs[i])
+			}
+		}
+		if st := p.Stats(); st.Grouped != 3 || st.Stale != 3 || st.Lost != 0 {
+			t.Errorf("Stats = %+v; want a group of 3, all of them stale", st)
+		}
+	})
+	bubble(t, "WhoPreparesItFails", nil, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "table 22012")
+		s.alter("08P01")
+		p.CloseIdle()
+		if _, err := p.query(context.Background(), "table 22012", "3"); code(err) != "22012" {
+			t.Errorf("Query = %v; want the error of its execution", err)
+		}
+		p.want(t, "4,1", "table 22012", "4")
+		if st := p.Stats(); st.Lost != 0 {
+			t.Errorf("Stats = %+v; want none lost", st)
+		}
+	})
+	bubble(t, "ArgumentsOfAnotherType", nil, func(t *testing.T, s *script, p *testPool) {
+		s.alter("08P01")
+		p.want(t, "10035,1", "table 22012", int64(10035))
+		s.alter("08P01") // to a text, as which the number ends in 3
+		p.CloseIdle()
+		if _, err := p.query(context.Background(), "table 22012", int64(10035)); err != ErrElsewhere {
+			t.Errorf("Query = %v; want ErrElsewhere", err)
+		}
+	})
+}
+
+func TestScript_Arguments(t *testing.T) {
+	bubble(t, "NotForTheParameter", nil, func(t *testing.T, s *script, p *testPool) {
+		if _, err := p.query(context.Background(), "echo", 5); err != ErrElsewhere {
+			t.Errorf("Query = %v; want ErrElsewhere", err)
+		}
+	})
+	bubble(t, "NotForAConnectionsCodec", func(c *Config) {
+		connect := c.Connect
+		c.Connect = func(ctx context.Context) (*Link, error) {
+			l, err := connect(ctx)
+			if err == nil && l.PgConn.PID() == 1 {
+				l.Types.RegisterType(&pgtype.Type{Name: "int8", OID: pgtype.Int8OID, Codec: &oddCodec{id: l.PgConn.PID()}})
+				l.Odd = &Oddities{All: true}
+			}
+			return l, err
+		}
+	}, func(t *testing.T, s *script, p *testPool) {
+		p.want(t, "odd 1 10", "number", int64(10))
+		if _, err := p.query(context.Background(), "number", int64(13)); err != ErrElsewhere {
+			t.Errorf("Query = %v; want ErrElsewhere", err)
+		}
+		p.want(t, "odd 1 10", "number", int64(10))
+		// It starts anew, since it was no number before, and loses its connection then.
+		p.want(t, "x", "table", "x")
+		s.alter("08P01")
+		s.mu.Lock()
+		s.dies = 1
+		s.mu.Unlock()
+		p.odd.Store(nil) // as if it had been encoded before that was known
+		p.want(t, "10,1", "table", int64(10))
 	})
 }
 
@@ -586,6 +804,26 @@ func TestScript_Lanes(t *testing.T) {
 		}
 		wg.Wait()
 	})
+	bubble(t, "NoConnectionForWhatMustWait", func(c *Config) { c.Max, c.MaxIdle = 2, -1 }, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "echo", "sleep 50ms")
+		s.mu.Lock()
+		most := s.dials + 3
+		s.wrap = func(n int, c net.Conn) net.Conn {
+			if n > most {
+				s.refuse = errors.New("too many") // so that it ends
+			}
+			return c
+		}
+		s.mu.Unlock()
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { p.want(t, "s", "sleep 50ms", "s") })
+		}
+		wg.Wait()
+		if s.refuse != nil {
+			t.Errorf("more than 3 connections were opened for two slow reads, one after the other")
+		}
+	})
 	bubble(t, "IdleOnesAreClosed", func(c *Config) { c.MaxIdleTime, c.MaxIdle = time.Minute, 2 }, func(t *testing.T, s *script, p *testPool) {
 		p.warm(t, "sleep 50ms", "sleep 50ms")
 		var wg sync.WaitGroup
@@ -707,158 +945,176 @@ func TestScript_Contention(t *testing.T) {
 	}
 }
 
-// TestSimulation runs random loads against the scripted server: callers come, leave
-// and hand over at random moments, statements fail, hang and break connections.
-// Each call must end with its own answer, its own error, or its own context's end;
-// nothing runs more often than the reasons to run it again allow; nothing is left.
-func TestSimulation(t *testing.T) {
-	seed := battery.Seed(t)
-	rounds := battery.N(150, 20_000)
-	var sum Stats
-	for round := range rounds {
-		if t.Failed() {
-			break
-		}
-		synctest.Test(t, func(t *testing.T) {
-			st := simulate(t, battery.Rand(seed, round), fmt.Sprintf("seed %d, round %d", seed, round))
-			sum.Calls += st.Calls
-			sum.Grouped += st.Grouped
-			sum.Handed += st.Handed
-			sum.Cancels += st.Cancels
-			sum.Strays += st.Strays
-			sum.Lost += st.Lost
-			sum.Skipped += st.Skipped
-			sum.Moved += st.Moved
-			sum.Stale += st.Stale
-		})
-	}
-	for name, n := range map[string]uint64{"handed over": sum.Handed, "cancelled": sum.Cancels, "lost": sum.Lost, "skipped": sum.Skipped, "moved": sum.Moved, "grouped": sum.Grouped} {
-		if n == 0 {
-			t.Errorf("no call was %s: the simulation does not get there", name)
-		}
-	}
-	t.Logf("%d rounds: %+v", rounds, sum)
-}
+// failingRead is a connection of which nothing can be read.
+type failingRead struct{ net.Conn }
 
-func simulate(t *testing.T, rng *rand.Rand, name string) Stats {
-	s := newScript()
-	cfg := Config{Connect: s.connect, Fast: 1 + rng.IntN(3), Group: 1 + rng.IntN(8)}
-	if rng.IntN(2) == 0 {
-		cfg.Max = 2 + rng.IntN(4)
+func (failingRead) Read([]byte) (int, error) { return 0, errors.New("reset by the test") }
+
+func TestScript_CancelRequests(t *testing.T) {
+	late := func(p *testPool) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		defer cancel()
+		_, _ = p.query(ctx, "sleep 2ms", "x")
 	}
-	if rng.IntN(3) == 0 {
+	bubble(t, "OneThatFailsCostsTheConnection", nil, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "sleep 1ms", "sleep 2ms", "sleep 1ms")
+		p.stmt("sleep 2ms").stayAlone(100) // so that it is cancelled at once
+		before := p.Stats()
+		requests := 0
 		s.wrap = func(n int, c net.Conn) net.Conn {
-			if n%3 == 0 {
-				return &cutConn{c, 100 + n*n*37%3000}
+			if requests++; requests == 1 {
+				return failingRead{c}
 			}
 			return c
 		}
-	}
-	s.delay = time.Duration(rng.IntN(4)) * time.Millisecond
-	p := &testPool{Pool: New(cfg)}
-	texts := []string{"echo", "echo", "echo", "rows 5", "sleep 1ms", "sleep 4ms", "maybe 30ms", "maybe 30ms", "failing 22012", "failing 22012", "fail 22012", "dieonce", "cached 1", "taint TimeZone Mars", "sleep 10m0s"}
-	var wg sync.WaitGroup
-	callers := 2 + rng.IntN(24)
-	for i := range callers {
-		rng := rand.New(rand.NewPCG(rng.Uint64(), uint64(i)))
-		wg.Go(func() {
-			for j := range 1 + rng.IntN(8) {
-				time.Sleep(time.Duration(rng.IntN(3)) * time.Millisecond) // the bubble's time
-				text := texts[rng.IntN(len(texts))]
-				arg := fmt.Sprint(i, "-", j, "-", rng.IntN(10))
-				leader, cancel := context.WithCancel(context.Background())
-				stays, leave := context.WithCancelCause(context.Background())
-				if text == "sleep 10m0s" || rng.IntN(2) == 0 {
-					time.AfterFunc(time.Duration(rng.IntN(8000))*time.Microsecond, cancel)
-				}
-				if text == "sleep 10m0s" || rng.IntN(3) == 0 {
-					time.AfterFunc(time.Duration(rng.IntN(12000))*time.Microsecond, func() { leave(ErrAbandoned) })
-				}
-				r := new(reading)
-				if rng.IntN(8) == 0 {
-					r.max = 2
-				}
-				c := p.NewCall(p.stmt(text), []any{arg}, r)
-				began := time.Now()
-				if !c.Run(leader) {
-					if leader.Err() == nil {
-						t.Errorf("%s: Run returned although its context goes on", name)
-					}
-					_ = began
-					c.Finish(stays)
-				}
-				n := len(r.rows)
-				if live := c.Live(); live != nil {
-					if rng.IntN(2) == 0 {
-						live.Watch(stays)
-					}
-					for live.Next() {
-						n++
-					}
-					live.Close()
-					if err := live.Err(); err != nil && stays.Err() == nil {
-						t.Logf("%s: live rows ended with %v", name, err) // cut
-					} else if err == nil && text == "rows 5" && n != 5 {
-						t.Errorf("%s: %d live rows; want 5", name, n)
-					}
-				} else {
-					check(t, name, text, arg, r, c, stays)
-				}
-				cancel()
-				leave(nil)
-			}
-		})
-	}
-	wg.Wait()
-	atRest(t, p)
-	st := p.Stats()
-	p.Close()
-	s.end()
-	synctest.Wait()
-	for what, n := range s.ran {
-		if n > 1+maxLosses+maxStrays+maxStales+1 { // once from behind one that took long
-			t.Errorf("%s: %q ran %d times", name, what, n)
+		late(p)
+		time.Sleep(time.Second) // the bubble's time
+		if st := p.Stats(); st.Cancels != 1 || st.Open != before.Open-1 {
+			t.Errorf("Stats = %+v; want one request, and a connection less than %d", st, before.Open)
 		}
-	}
-	if p.Stats().Open != 0 {
-		t.Errorf("%s: %d connections are left", name, p.Stats().Open)
-	}
-	return st
+		p.want(t, "y", "sleep 1ms", "y")
+	})
+	bubble(t, "WhoseConnectionIsClosedForAnotherRunsAgain", oneFast, func(t *testing.T, s *script, p *testPool) {
+		s.patience, s.cuts = 2*time.Hour, true
+		p.warm(t, "echo", "sleep 200us")
+		for range 20 {
+			_, _ = p.query(context.Background(), "maybe 1h0m0s", "fast")
+		}
+		for range 3 { // more often than a connection may be lost by itself
+			go func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") }()
+			synctest.Wait()
+			ctx, cancel := context.WithCancel(context.Background())
+			var wg sync.WaitGroup
+			wg.Go(func() { _, _ = p.query(ctx, "maybe 1h0m0s", "7") })
+			synctest.Wait()
+			c := p.NewCall(p.stmt("echo"), []any{"x"}, new(reading))
+			c.losses = maxLosses
+			wg.Go(func() {
+				if !c.Run(context.Background()) || c.Err() != nil {
+					t.Errorf("a call beside one that is cancelled: %v", c.Err())
+				}
+			})
+			synctest.Wait()
+			p.lock()
+			p.spare = 0 // nobody moves on
+			p.unlock()
+			time.Sleep(time.Millisecond) // the group is on its way
+			cancel()
+			wg.Wait()
+		}
+	})
 }
 
-func check(t *testing.T, name, text, arg string, r *reading, c *Call, stays context.Context) {
-	err := c.Err()
-	want := arg
-	switch text {
-	case "rows 5":
-		want = ""
-		for i := range 5 {
-			want += fmt.Sprintf(";%s,%d", arg, i)
-		}
-		want = want[1:]
-	case "fail 22012":
-		if code(err) == "22012" {
-			return
-		}
-	case "failing 22012":
-		if strings.HasSuffix(arg, "3") {
-			if err == nil {
-				t.Errorf("%s: %s %s = %q; want an error", name, text, arg, r)
+// dispatching is a reading that looks when it is dispatched.
+type dispatching struct {
+	reading
+	look func()
+}
+
+func (d *dispatching) Dispatch() bool {
+	d.look()
+	return d.reading.Dispatch()
+}
+
+func TestScript_Refused(t *testing.T) {
+	bubble(t, "WhatIsBehindIsNotUnderWay", oneFast, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "echo", "sleep 200us")
+		p.stmt("fail 25006").known.Store(true) // as if it had always gone well
+		_, _ = p.query(context.Background(), "fail 25006", "first")
+		p.stmt("fail 25006").alone.Store(0)
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = p.query(context.Background(), "sleep 200us", "hold") })
+		synctest.Wait()
+		wg.Go(func() { _, _ = p.query(context.Background(), "fail 25006", "x") })
+		synctest.Wait()
+		r := &dispatching{reading: reading{apart: true}}
+		c := p.NewCall(p.stmt("echo"), []any{"y"}, r)
+		times := 0
+		r.look = func() {
+			if times++; c.underWay {
+				t.Error("a call is under way that is about to be sent: a request to cancel it would hit others")
 			}
-			if code(err) == "22012" {
-				return
-			}
 		}
-	}
-	switch {
-	case err == nil && r.String() == want && text != "fail 22012":
-	case err == nil:
-		t.Errorf("%s: %s %s = %q; want %q", name, text, arg, r, want)
-	case stays.Err() != nil: // nobody wanted it
-	case errors.Is(err, ErrElsewhere) && text == "fail 22012":
-	case code(err) == "57014":
-		t.Errorf("%s: %s %s: a foreign cancellation: %v", name, text, arg, err)
-	case code(err) != "":
-		t.Errorf("%s: %s %s: a foreign error: %v", name, text, arg, err)
-	}
+		wg.Go(func() { c.Run(context.Background()) })
+		wg.Wait()
+		if times != 2 || r.String() != "y" {
+			t.Errorf("dispatched %d times, %q; want twice: its connection was closed under it", times, r)
+		}
+	})
+}
+
+func TestScript_Fair(t *testing.T) {
+	bubble(t, "WhoMustBeAloneIsServedToo", nil, func(t *testing.T, s *script, p *testPool) {
+		p.warm(t, "sleep 50us")
+		p.stmt("sleep 100us").company = Alone
+		s.mu.Lock()
+		s.refuse = errors.New("refused by the test")
+		s.mu.Unlock()
+		done := make(chan struct{})
+		var wg sync.WaitGroup
+		for g := range 200 { // somebody waits always
+			wg.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					want := fmt.Sprint(g, " ", n)
+					p.want(t, want, "sleep 50us", want)
+				}
+			})
+		}
+		began := time.Now()
+		for n := range 20 {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			if _, err := p.query(ctx, "sleep 100us", fmt.Sprint(n)); err != nil {
+				t.Errorf("call %d: %v", n, err)
+			}
+			cancel()
+		}
+		if took := time.Since(began); took > time.Second/2 && !t.Failed() {
+			t.Errorf("20 calls took %v of the bubble's time beside fast ones", took)
+		}
+		close(done)
+		wg.Wait()
+	})
+	bubble(t, "NoneIsKeptForWhoDoesNotCome", func(c *Config) { c.Max = 3 }, func(t *testing.T, s *script, p *testPool) {
+		p.stmt("sleep 20ms").company = Alone
+		began := time.Now()
+		var wg sync.WaitGroup
+		for g := range 30 {
+			wg.Go(func() { p.want(t, fmt.Sprint(g), "sleep 20ms", fmt.Sprint(g)) })
+		}
+		wg.Wait()
+		if took := time.Since(began); took > 250*time.Millisecond {
+			t.Errorf("30 calls of 20 ms took %v of the bubble's time on 3 connections", took)
+		}
+	})
+	bubble(t, "OneElsewhereIsUsed", func(c *Config) {
+		c.Max = 2
+		spare := 1
+		c.Spare = func() bool { spare--; return spare >= 0 }
+	}, func(t *testing.T, s *script, p *testPool) {
+		p.stmt("sleep 20ms").company = Alone
+		p.want(t, "x", "sleep 20ms", "x")
+		p.want(t, "x", "sleep 20ms", "x")
+		var wg sync.WaitGroup
+		var spared atomic.Int64
+		for g := range 3 {
+			wg.Go(func() {
+				switch _, err := p.query(context.Background(), "sleep 20ms", fmt.Sprint(g)); {
+				case err == ErrSpare:
+					spared.Add(1)
+				case err != nil:
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		if spared.Load() != 1 {
+			t.Errorf("%d calls have been given a connection elsewhere; want 1", spared.Load())
+		}
+	})
 }

@@ -16,20 +16,43 @@ type Stmt struct {
 	// User is whatever belongs to the statement. It must not change.
 	User any
 
-	text string
+	text      string
+	company   Company
+	relations []uint32 // that it locks, as far as is known
 
 	desc atomic.Pointer[Desc] // nil until described, and after DDL
 
 	mu         sync.Mutex    // guards describing
 	describing chan struct{} // closed when the description under way has ended, however; else nil
 
-	elsewhere atomic.Int64 // Unix nanoseconds until which the text is not for the pipeline
+	elsewhere    atomic.Int64 // Unix nanoseconds until which the text is not for the pipeline
+	blockedUntil atomic.Int64 // likewise, until which it runs alone since it has waited for a lock
 
 	times
 }
 
-// NewStmt makes a Stmt for a text.
-func NewStmt(text string, user any) *Stmt { return &Stmt{text: text, User: user} }
+// Company says what a connection may do beside a statement.
+type Company uint8
+
+const (
+	// Alone: nothing. The statement has the settings of whoever opened the
+	// connection, and waits for locks as long as these allow.
+	Alone Company = iota
+	// Apart: other calls may be sent with it, but it has a transaction of its own.
+	// Nothing that it executes reports the connection's timeouts, or can tell that they
+	// are short.
+	Apart
+	// Joined: it may share an implicit transaction. Nothing that it executes changes
+	// a setting, the transaction or the session, or depends on what another such
+	// statement does in it.
+	Joined
+)
+
+// NewStmt makes a Stmt for a text. relations are the OIDs of what it locks: while one of
+// them is locked by somebody, its statements run alone.
+func NewStmt(text string, user any, company Company, relations []uint32) *Stmt {
+	return &Stmt{text: text, User: user, company: company, relations: relations}
+}
 
 // ParamOIDs returns the types of the statement's parameters, if they are known. They
 // must not be changed.
@@ -135,6 +158,11 @@ func (d *Desc) fits(msg *pgproto3.RowDescription) bool {
 	return true
 }
 
+// same reports whether two descriptions say the same.
+func (d *Desc) same(o *Desc) bool {
+	return slices.Equal(d.paramOIDs, o.paramOIDs) && slices.Equal(d.Fields, o.Fields)
+}
+
 // takesParams reports whether the server's parameters are those described.
 func (d *Desc) takesParams(msg *pgproto3.ParameterDescription) bool {
 	return slices.Equal(msg.ParameterOIDs, d.paramOIDs)
@@ -178,7 +206,7 @@ func (s *Stmt) Elsewhere() bool {
 	return until != 0 && time.Now().UnixNano() < until
 }
 
-// Times that decide about lanes.
+// Times that decide about company.
 const (
 	slowFloor    = 300 * time.Microsecond // a statement that never takes less is slow: what travelling with others saves is nothing to it
 	tailTime     = 5 * time.Millisecond   // a group that takes longer is looked into
@@ -193,51 +221,48 @@ const (
 	bigMemory    = 64                     // the same for one with a large result
 	bigResult    = 64 << 10               // bytes
 	windowRuns   = 64                     // executions after which an old minimum is forgotten
-	firstProbe   = 16                     // slow executions, while others wait, after which a group of them is tried; the next time twice as many
-	lastProbe    = 4096                   // but no more than this
-	probeGain    = 4                      // times the time of one call that a group of more takes: less, and it is the machine that is slow
-	probeMost    = 10 * time.Millisecond  // statements that take longer are slow on any machine
+	probeTime    = 5 * time.Millisecond   // statements that take longer are slow on any machine
+	probeCalls   = 16                     // slow ones sent together, to see whether they take less so
+	probeGap     = 512                    // executions, each begun while others waited, after which that is tried
 )
 
 // times is what is learned about how long a statement takes, and what else keeps
 // it from travelling with others. The least time of late tells more than the mean:
 // on a busy machine everything takes long on average.
 type times struct {
-	alone atomic.Int32 // executions for which it still runs alone
-	known atomic.Bool  // it has been executed
+	alone  atomic.Int32 // executions for which it still runs alone
+	single atomic.Int32 // likewise, but among the fast ones: which of a group was it?
+	known  atomic.Bool  // it has been executed
 
 	lmu       sync.Mutex // guards what follows
 	floor     time.Duration
 	nextFloor time.Duration // of the window under way
 	runs      int           // in it
+	probeIn   int           // executions, each begun while others waited, until several are sent together
 	slow      atomic.Bool   // written under lmu
-	probeIn   int           // slow executions until a group of them is tried
-	probeGap  int           // between two
 
 	// excess is the time above the usual, on average: what a call of this
 	// statement costs those that travel with it, in nanoseconds. A mean would
 	// hide a tail. Written under lmu.
-	excess atomic.Int64
+	excess   atomic.Int64
+	executed int64 // executions that it is averaged over
 	// tail is the same of the statement's own time, whoever waits for that, and
 	// tailed says that it is no small thing.
-	tail       atomic.Int64
-	tailRuns   int64 // executions that it is averaged over
-	tailed     atomic.Bool
-	tailSeen   time.Time
-	tailedFrom time.Time // since when it is tailed
+	tail     atomic.Int64
+	tailRuns int64 // executions that it is averaged over
+	tailed   atomic.Bool
 
 	suspect atomic.Int32 // executions for which it may be the one that was slow
 }
 
 // exceeded learns from an execution that took so much longer than usual, or nothing,
-// itself and for others, where a group usually takes so long. It reports whether the
-// statement belongs into another queue from now on.
+// itself and for others, where a group usually takes so long.
 //
 // A statement that is slow now and then is told from one that is not: the server
 // keeps the answers of a group until it has all of them, or many, so those of fast
 // calls would wait for a slow one behind them too. A call that may be slow lets go
 // of what comes before it, at the price of one more write of the server.
-func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
+func (t *times) exceeded(own, others, usual time.Duration) {
 	t.lmu.Lock()
 	defer t.lmu.Unlock()
 	average := func(of *atomic.Int64, d time.Duration, memory int64) int64 {
@@ -246,37 +271,16 @@ func (t *times) exceeded(own, others, usual time.Duration) (other bool) {
 		of.Store(have)
 		return have
 	}
-	average(&t.excess, others, excessMemory)
+	t.executed = min(t.executed+1, excessMemory)
+	average(&t.excess, others, t.executed)
 	own = max(own-4*max(t.floor-usual, 0), 0) // one that never takes less has no tail
 	t.tailRuns = min(max(t.tailRuns+1, tailFirst), tailMemory)
-	tail, was := average(&t.tail, min(own, tailMost), t.tailRuns), t.tailed.Load()
-	is := tail > int64(max(usual/4, tailFloor))
-	switch {
-	case is && own > 0:
-		t.tailSeen = time.Now()
-	case was && !is:
-		// Hundreds of fast ones can come and go while the next slow one runs.
-		is = time.Since(t.tailSeen) < tailPatience
+	least := tailFloor
+	if t.tailed.Load() {
+		least /= 4 // hundreds of fast ones can come and go while the next slow one runs
 	}
-	if is && !was {
-		t.tailedFrom = time.Now()
-	}
-	if is && was && time.Since(t.tailedFrom) > tailProbe {
-		// The more connections are busy, the more the machine alone delays some of
-		// them. Whether it is the statement shows on few.
-		is, t.tailRuns = false, 0
-		t.tail.Store(0)
-		t.excess.Store(0)
-	}
-	t.tailed.Store(is)
-	return was != is
+	t.tailed.Store(average(&t.tail, min(own, tailMost), t.tailRuns) > int64(least))
 }
-
-// tailPatience is for how long a statement that was slow is expected to be so again.
-const tailPatience = time.Second
-
-// tailProbe is after how long a tail must show again.
-const tailProbe = 4 * time.Second
 
 // suspected reports whether a call of the statement may be a slow one, and counts
 // down.
@@ -302,17 +306,16 @@ func (t *times) mates(usual time.Duration, limit int) int {
 
 // sample learns from a call that had the connection to itself, or from n of a group of
 // the one statement; took is the time of all, without the way to the server and back.
-// apart says that they were sent as slow ones. It reports whether the statement belongs
-// into another queue from now on.
-func (t *times) sample(took time.Duration, n int, apart bool) (other bool) {
+func (t *times) sample(took time.Duration, n int) {
 	t.lmu.Lock()
 	defer t.lmu.Unlock()
 	d := took / time.Duration(n)
-	switch {
-	case apart && !t.slow.Load() && t.known.Load() && d >= t.floor:
-		return false // it was on its way when the statement turned out to be fast
-	case apart && n >= probeGain && d < t.floor/probeGain:
-		d = min(d, slowFloor) // most of its time it waits for others
+	if n >= probeCalls/4 && t.slow.Load() && d < t.floor/2 {
+		// Most of its time it waited for others, and that was not its own slowness.
+		d = min(d, slowFloor)
+		t.tail.Store(0)
+		t.tailed.Store(false)
+		t.excess.Store(0)
 	}
 	if !t.known.Load() || d < t.floor {
 		t.floor = d
@@ -323,35 +326,36 @@ func (t *times) sample(took time.Duration, n int, apart bool) (other bool) {
 	if t.runs++; t.runs == windowRuns {
 		t.floor, t.runs = t.nextFloor, 0
 	}
-	slow := t.floor > slowFloor
-	if slow && !t.slow.Load() {
-		t.probeIn, t.probeGap = firstProbe, firstProbe
-	}
-	other = t.slow.Swap(slow) != slow || !t.known.Load()
+	t.slow.Store(t.floor > slowFloor)
 	t.known.Store(true)
-	return other
 }
 
-// probed reports whether a group of the slow statement shall be tried, and counts down.
+// probed reports whether several executions of the slow statement shall be sent
+// together, and counts down.
 func (t *times) probed() bool {
 	t.lmu.Lock()
 	defer t.lmu.Unlock()
-	if t.alone.Load() > 0 || t.floor > probeMost {
+	if t.floor > probeTime {
 		return false
 	}
-	if t.probeIn--; t.probeIn > 0 {
-		return false
+	t.probeIn--
+	if t.probeIn < 0 {
+		t.probeIn = probeGap
 	}
-	t.probeGap = min(2*t.probeGap, lastProbe)
-	t.probeIn = t.probeGap
-	return true
+	return t.probeIn == 0
 }
 
 // stayAlone makes the statement run alone for at least n executions.
-func (t *times) stayAlone(n int32) {
+func (t *times) stayAlone(n int32) { raise(&t.alone, n) }
+
+// staySingle makes the statement run by itself for at least n executions, as a group of
+// one.
+func (t *times) staySingle(n int32) { raise(&t.single, n) }
+
+func raise(to *atomic.Int32, n int32) {
 	for {
-		have := t.alone.Load()
-		if have >= n || t.alone.CompareAndSwap(have, n) {
+		have := to.Load()
+		if have >= n || to.CompareAndSwap(have, n) {
 			return
 		}
 	}
@@ -359,8 +363,10 @@ func (t *times) stayAlone(n int32) {
 
 // ran counts down.
 func (t *times) ran() {
-	if n := t.alone.Load(); n > 0 {
-		t.alone.CompareAndSwap(n, n-1) // losing a race costs one more
+	for _, of := range [...]*atomic.Int32{&t.alone, &t.single} {
+		if n := of.Load(); n > 0 {
+			of.CompareAndSwap(n, n-1) // losing a race costs one more
+		}
 	}
 }
 
@@ -412,6 +418,9 @@ func (s *preparedSet) use(d *Desc, bytes int) (prepare bool, evicted []string) {
 	s.append(p)
 	return true, evicted
 }
+
+// has reports whether a statement is prepared.
+func (s *preparedSet) has(d *Desc) bool { return s.known[d.name] != nil }
 
 // remove forgets a statement.
 func (s *preparedSet) remove(d *Desc) { s.forget(d.name) }

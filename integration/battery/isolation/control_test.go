@@ -26,7 +26,7 @@ var controls = []struct {
 	},
 	{
 		"SharedArguments",
-		[]battery.Edit{{"executor.go", "l.r.args = copyArgs(r.args)", "_ = copyArgs"}},
+		[]battery.Edit{{"executor.go", "l.r.args = copyArgs(l.r.args)", "_ = copyArgs"}},
 		map[string]string{"TestArguments/Inner": "were changed by their caller"},
 	},
 	{
@@ -46,7 +46,7 @@ const envControl = "FLIGHTPG_ISOLATION_CONTROL"
 
 func TestControls(t *testing.T) {
 	if os.Getenv(envControl) != "" {
-		t.Skip("the controls of a control")
+		t.Skip("NOT RUN in a control, whose own controls would have theirs, and so on")
 	}
 	seed := battery.Seed(t)
 	todo := controls

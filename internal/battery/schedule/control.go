@@ -35,11 +35,18 @@ const EnvControl = "FLIGHTPG_CONTROL"
 // InControl reports whether the code under test is a Mutant.
 func InControl() bool { return os.Getenv(EnvControl) != "" }
 
-// Controls runs a test of the current package, of that many schedules, over each of
-// the mutants; with -short over one of them, which the seed chooses. It returns how
+// Controls runs TestSimulation of the current package, of that many schedules, over each
+// of the mutants; with -short over one of them, which the seed chooses. It reports how
 // many were found out.
-func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []Mutant) (found int) {
+func Controls(t *testing.T, about string, schedules int, mutants []Mutant) {
 	t.Helper()
+	if InControl() {
+		t.Skip("NOT RUN in a control, whose own controls would have theirs, and so on")
+	}
+	seed := battery.Seed(t)
+	report := battery.Report(t, "simulation", about, seed)
+	report.Set("breaks", len(mutants))
+	found := 0
 	for _, m := range mutants {
 		battery.Overlay(t, ".", m.edits()...) // all must fit the code, also those that do not run
 	}
@@ -49,21 +56,21 @@ func Controls(t *testing.T, seed uint64, test string, schedules int, mutants []M
 		mutants = battery.Quick(mutants[i:i+1], mutants)
 	}
 	for _, m := range mutants {
-		if t.Run(m.Name, func(t *testing.T) { control(t, seed, test, schedules, m) }) {
+		if t.Run(m.Name, func(t *testing.T) { control(t, seed, schedules, m) }) {
 			found++
 		}
 	}
-	return found
+	report.Set("found out", found)
 }
 
 // control fails unless the test finds the mutant out.
-func control(t *testing.T, seed uint64, test string, schedules int, m Mutant) {
+func control(t *testing.T, seed uint64, schedules int, m Mutant) {
 	t.Helper()
 	overlay := battery.Overlay(t, ".", m.edits()...)
 
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	args := []string{"test", "-overlay", overlay, "-run", "^" + test + "$", "-count=1", "-vet=off", "-timeout", "4m"}
+	args := []string{"test", "-overlay", overlay, "-run", "^TestSimulation$", "-count=1", "-vet=off", "-timeout", "4m"}
 	if battery.RaceDetector {
 		args = append(args, "-race") // what is built that way already
 	}

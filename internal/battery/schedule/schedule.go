@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/flightpg/flightpg/internal/battery"
 )
@@ -56,6 +57,10 @@ type Plan struct {
 
 	skip map[int]bool
 	pcg  rand.PCG
+
+	mu    sync.Mutex // guards what follows
+	last  int        // the step that was taken last
+	trace []string
 }
 
 // Setup returns the randomness for what is decided before the first step.
@@ -67,7 +72,31 @@ func (p *Plan) Step(i int) (*rand.Rand, bool) {
 	if p.skip[i] {
 		return nil, false
 	}
+	p.mu.Lock()
+	p.last = i
+	p.mu.Unlock()
 	return p.rand(uint64(i) + 1), true
+}
+
+// Say adds a line to the trace, if there is to be one, that of a Violation without a
+// trace of its own.
+func (p *Plan) Say(format string, args ...any) {
+	if !p.Tracing {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.trace = append(p.trace, fmt.Sprintf("%d: %s", p.last, fmt.Sprintf(format, args...)))
+}
+
+// done completes what the schedule has violated.
+func (p *Plan) done(v *Violation) *Violation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if v.Trace == nil {
+		v.Trace = p.trace
+	}
+	return v
 }
 
 func (p *Plan) rand(i uint64) *rand.Rand {
@@ -84,6 +113,31 @@ func (p *Plan) rand(i uint64) *rand.Rand {
 // as ten steps.
 const perBubble = 40
 
+// Test runs count schedules and reports how many, and how often each of what has a name
+// came about, by counts. From least schedules on everything must. In a control it reports
+// nothing: see Mutant.
+func Test(t *testing.T, about string, count, least int, names []string, counts []atomic.Int64, run func(*Plan) *Violation) {
+	t.Helper()
+	seed := battery.Seed(t)
+	if InControl() {
+		Run(t, seed, count, run)
+		return
+	}
+	report := battery.Report(t, "simulation", about, seed)
+	n := Run(t, seed, count, run)
+	if t.Failed() {
+		return
+	}
+	report.Set("schedules", n)
+	for i, name := range names {
+		came := counts[i].Load()
+		report.Set(name, came)
+		if came == 0 && n >= least {
+			t.Errorf("%d schedules had no %s", n, name)
+		}
+	}
+}
+
 // Run runs count schedules, several at a time, until one violates an invariant:
 // then the test fails. It returns how many it ran.
 func Run(t *testing.T, seed uint64, count int, run func(*Plan) *Violation) int {
@@ -99,6 +153,7 @@ func Run(t *testing.T, seed uint64, count int, run func(*Plan) *Violation) int {
 	var failure *failed
 	var next, done atomic.Int64
 	var stop atomic.Bool
+	defer progress(t, count, &done)()
 	t.Run("schedules", func(t *testing.T) {
 		for i := range runtime.GOMAXPROCS(0) {
 			t.Run(strconv.Itoa(i), func(t *testing.T) {
@@ -127,6 +182,34 @@ func Run(t *testing.T, seed uint64, count int, run func(*Plan) *Violation) int {
 		t.Error(failure.explain(t, seed, run))
 	}
 	return int(done.Load())
+}
+
+// progress says now and then how far a long run has come, until the function is called
+// that it returns.
+func progress(t *testing.T, count int, done *atomic.Int64) (end func()) {
+	const every, long = 30 * time.Second, 50_000
+	if count < long {
+		return func() {}
+	}
+	ended, gone := make(chan struct{}), make(chan struct{})
+	began := time.Now()
+	go func() {
+		defer close(gone)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				t.Logf("%d of %d schedules after %v", done.Load(), count, time.Since(began).Round(time.Second))
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(ended)
+		<-gone
+	}
 }
 
 func number(t *testing.T, variable string) (n int, ok bool) {
@@ -185,14 +268,42 @@ func bubble(t *testing.T, f func()) (stuck string) {
 // alone runs one schedule in a bubble of its own.
 func alone(t *testing.T, p *Plan, run func(*Plan) *Violation) (v *Violation) {
 	if stuck := bubble(t, func() { v = run(p) }); stuck != "" && v == nil {
-		v = &Violation{Invariant: NothingLeft, Detail: stuck}
+		p.mu.Lock()
+		v = &Violation{Invariant: NothingLeft, Detail: stuck, Step: p.last}
+		p.mu.Unlock()
+		if p.Tracing {
+			v.Detail += "\n" + blocked()
+		}
+	}
+	if v != nil {
+		p.done(v)
 	}
 	return v
 }
 
+// blocked returns the stacks of the goroutines in the youngest bubble.
+func blocked() string {
+	buf := make([]byte, 4<<20)
+	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+	var young []string
+	most := 0
+	for _, stack := range stacks {
+		first, _, _ := strings.Cut(stack, "\n")
+		_, after, _ := strings.Cut(first, "synctest bubble ")
+		n, _ := strconv.Atoi(strings.TrimRight(after, "]:"))
+		switch {
+		case n > most:
+			young, most = []string{stack}, n
+		case n == most && n > 0:
+			young = append(young, stack)
+		}
+	}
+	return strings.Join(young, "\n\n")
+}
+
 // again runs the schedule until it fails as before, but not for ever: a little is
 // left to chance, as to which of two callers a pool gives its connection.
-func (f *failed) again(t *testing.T, p Plan, run func(*Plan) *Violation) *Violation {
+func (f *failed) again(t *testing.T, p *Plan, run func(*Plan) *Violation) *Violation {
 	for range 20 {
 		v := alone(t, &Plan{Seed: p.Seed, Number: f.number, skip: p.skip, Tracing: true}, run)
 		if v != nil && v.Invariant == f.v.Invariant {
@@ -225,10 +336,10 @@ func (f *failed) explain(t *testing.T, seed uint64, run func(*Plan) *Violation) 
 		}
 	}
 	steps := "the steps that it takes"
-	w := f.again(t, Plan{Seed: seed, skip: skip}, run)
+	w := f.again(t, &Plan{Seed: seed, skip: skip}, run)
 	if w == nil {
 		steps = "all its steps, not all of which it may take"
-		w = f.again(t, Plan{Seed: seed}, run)
+		w = f.again(t, &Plan{Seed: seed}, run)
 	}
 	if w == nil {
 		steps = "it has not failed again, so it takes some chance too; its steps"

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"go/format"
 	"log"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -128,13 +129,72 @@ var rules = []rule{
 	},
 }
 
+// A companyRule says with what calls of functions may share a connection.
+type companyRule struct {
+	names   string // regular expression for the whole name
+	company catalog.Company
+	reason  string
+}
+
+// companyRules holds every such decision made by hand, in order, about Safe
+// functions. What no rule matches is Joined if immutable in every overload and
+// version, and Apart otherwise.
+var companyRules = []companyRule{
+	{
+		`pg_get_.*def|pg_get_.*def_.*|pg_get_expr|pg_get_function_.*|pg_mcv_list_items|pg_describe_object|pg_identify_object.*`,
+		catalog.Alone, "puts constants out with the functions of their types",
+	},
+	{
+		`format_type|to_?regtype|to_?regtypemod|to_?regprocedure|to_?regoperator|regtype|regprocedure|regoperator|has_type_privilege|has_function_privilege|pg_get_object_address`,
+		catalog.Alone, "reads or writes a type's modifiers with its functions",
+	},
+	{
+		`pg_index(am)?(_column)?_has_property`,
+		catalog.Alone, "asks an index's access method",
+	},
+	{
+		`(pg|txid|has|inet|lo|ts|xml|xpath)_.*|age|.*xml.*|xpath|reg(class|collation|config|dictionary|namespace|oper|proc|role)|reg[a-z]+send|to_reg.*`,
+		catalog.Apart, "by its family",
+	},
+	{
+		`.*tsvector.*|.*tsquery.*|tsq_.*|setweight|strip|numnode|querytree`,
+		catalog.Apart, "text search",
+	},
+	{
+		`convert|convert_from|convert_to|to_ascii`,
+		catalog.Apart, "conversions, which are found by name",
+	},
+	{
+		`now|transaction_timestamp|statement_timestamp|make_timestamptz|timezone|date_trunc|date_part|extract|date_add|date_subtract|overlaps|generate_series|` +
+			`(date|timestamp|timestamptz)_(eq|ne|lt|le|gt|ge|cmp)_(date|timestamp|timestamptz)|timestamptz_(pl|mi)_interval|interval_pl_timestamptz|` +
+			`date|time|timetz|timestamp|timestamptz|interval`,
+		catalog.Joined, "stable for the time zone, or the transaction's clock",
+	},
+	{
+		`to_char|to_date|to_timestamp|to_number|numeric|money`,
+		catalog.Joined, "stable for the locale",
+	},
+	{
+		`concat|concat_ws|format|array_to_string|quote_literal|quote_nullable|anytextcat|textanycat|length`,
+		catalog.Joined, "stable for the output functions of their arguments' types",
+	},
+	{
+		`to_jsonb?|jsonb?_agg(_strict)?|jsonb?_object_agg(_unique)?(_strict)?|jsonb?_build_(array|object)|row_to_json|array_to_json`,
+		catalog.Joined, "likewise",
+	},
+	{
+		`current_user|session_user|current_schemas?|current_database`,
+		catalog.Joined, "the same for the whole session, but for its settings",
+	},
+}
+
 // safeTemp are Private functions that say nothing when a view reaches them: they
 // ask for the backend's temporary schema, and a pristine session has none.
 // They filter most of information_schema.
 var safeTemp = map[string]bool{"pg_my_temp_schema": true, "pg_is_other_temp_schema": true}
 
 const functionsSQL = `
-select p.oid, proname::text, provolatile = 'v',
+select p.oid, proname::text, provolatile = 'v', provolatile = 'i',
   exists (select from unnest(array(select unnest(proargtypes)) || prorettype) t where t in
     (select oid from pg_type where typnamespace = 'pg_catalog'::regnamespace and typname in
       ('internal','cstring','trigger','event_trigger','language_handler','fdw_handler','index_am_handler','tsm_handler','table_am_handler','pg_ddl_command')))
@@ -153,6 +213,13 @@ from pg_rewrite r join pg_class c on c.oid = r.ev_class and c.relkind = 'v' and 
   cross join regexp_matches(r.ev_action::text, ':(funcid|opfuncid|aggfnoid|winfnoid|relid) (\d+)', 'g') m
 where r.ev_type = '1'`
 
+// Columns of any type are put out with the functions of that type.
+const anyColumnsSQL = `
+select distinct c.relname::text from pg_attribute a join pg_class c on c.oid = attrelid
+where atttypid = 'anyarray'::regtype and c.oid < 16384`
+
+const systemViewsSQL = `select relname::text from pg_class where relkind = 'v' and oid < 16384`
+
 const relationsSQL = `select oid, relname::text from pg_class where oid < 16384`
 
 const keywordsSQL = `select word, catcode::text from pg_get_keywords()`
@@ -163,7 +230,16 @@ type server struct {
 	full      string
 	functions map[string]catalog.Info // Since is filled in by merge
 	views     map[string]bool
+	plain     map[string]bool   // views of any schema that call only what is Apart or Joined
+	any       map[string]bool   // relations with columns of any type
 	keywords  map[string]string // word: catcode
+}
+
+func newServer() *server {
+	return &server{
+		functions: map[string]catalog.Info{}, views: map[string]bool{}, plain: map[string]bool{}, any: map[string]bool{},
+		keywords: map[string]string{},
+	}
 }
 
 // read reads one server.
@@ -173,7 +249,7 @@ func read(ctx context.Context, dsn string) (*server, error) {
 		return nil, err
 	}
 	defer conn.Close(ctx)
-	s := &server{functions: map[string]catalog.Info{}, views: map[string]bool{}, keywords: map[string]string{}}
+	s := newServer()
 	var num string
 	if err := conn.QueryRow(ctx, "show server_version_num").Scan(&num); err != nil {
 		return nil, err
@@ -190,12 +266,18 @@ func read(ctx context.Context, dsn string) (*server, error) {
 	err = each(ctx, conn, functionsSQL, func(row pgx.CollectableRow) error {
 		var oid uint32
 		var name string
-		var volatile, internal bool
-		if err := row.Scan(&oid, &name, &volatile, &internal); err != nil {
+		var volatile, immutable, internal bool
+		if err := row.Scan(&oid, &name, &volatile, &immutable, &internal); err != nil {
 			return err
 		}
 		byOID[oid] = name
-		info := s.functions[name]
+		info, ok := s.functions[name]
+		if !ok {
+			info.Company = catalog.Joined
+		}
+		if !immutable {
+			info.Company = catalog.Apart
+		}
 		info.Volatile = info.Volatile || volatile
 		class := catalog.Safe
 		if volatile {
@@ -230,8 +312,12 @@ func read(ctx context.Context, dsn string) (*server, error) {
 	}
 	for _, name := range types {
 		if s.functions[name].Class == catalog.Unknown {
-			s.functions[name] = catalog.Info{Class: catalog.Safe}
+			s.functions[name] = catalog.Info{Class: catalog.Safe, Company: catalog.Joined}
 		}
+	}
+	for name, info := range s.functions {
+		info.Company = company(name, info)
+		s.functions[name] = info
 	}
 	if err := s.readViews(ctx, conn, byOID); err != nil {
 		return nil, err
@@ -258,6 +344,21 @@ func (s *server) readViews(ctx context.Context, conn *pgx.Conn, functions map[ui
 	if err != nil {
 		return err
 	}
+	views, err := strs(ctx, conn, systemViewsSQL)
+	if err != nil {
+		return err
+	}
+	for _, name := range views {
+		s.plain[name] = true
+	}
+	anyColumns, err := strs(ctx, conn, anyColumnsSQL)
+	if err != nil {
+		return err
+	}
+	for _, name := range anyColumns {
+		s.any[name] = true
+		delete(s.plain, name)
+	}
 	over := map[string][]string{} // relation: views over it
 	err = each(ctx, conn, viewsSQL, func(row pgx.CollectableRow) error {
 		var view, kind string
@@ -277,6 +378,9 @@ func (s *server) readViews(ctx context.Context, conn *pgx.Conn, functions map[ui
 		if ok && !safeTemp[name] && s.functions[name].Class != catalog.Safe {
 			s.views[view] = true
 		}
+		if ok && !safeTemp[name] && s.functions[name].Company == catalog.Alone {
+			delete(s.plain, view)
+		}
 		return nil
 	})
 	if err != nil {
@@ -284,10 +388,15 @@ func (s *server) readViews(ctx context.Context, conn *pgx.Conn, functions map[ui
 	}
 	for grown := true; grown; {
 		grown = false
-		for rel := range s.views {
-			for _, view := range over[rel] {
-				if !s.views[view] {
+		for rel, users := range over {
+			for _, view := range users {
+				if s.views[rel] && !s.views[view] {
 					s.views[view], grown = true, true
+				}
+				// A view leaves the columns of any type out, or has them itself.
+				if isView := slices.Contains(views, rel); isView && !s.plain[rel] && s.plain[view] {
+					delete(s.plain, view)
+					grown = true
 				}
 			}
 		}
@@ -340,10 +449,31 @@ func decide(rules []compiled, name string) (catalog.Class, bool) {
 	return 0, false
 }
 
+var companies = func() (list []*regexp.Regexp) {
+	for _, r := range companyRules {
+		list = append(list, regexp.MustCompile(`^(?:`+r.names+`)$`))
+	}
+	return list
+}()
+
+// company decides on a name. That is Joined in info if it is immutable.
+func company(name string, info catalog.Info) catalog.Company {
+	if info.Class != catalog.Safe {
+		return catalog.Alone
+	}
+	for i, re := range companies {
+		if re.MatchString(name) {
+			return companyRules[i].company
+		}
+	}
+	return info.Company
+}
+
 // merge puts the servers, oldest first, together.
 func merge(servers []*server) *server {
-	all := &server{functions: map[string]catalog.Info{}, views: map[string]bool{}, keywords: map[string]string{}}
+	all := newServer()
 	dropped := map[string]bool{}
+	odd := map[string]bool{} // views that are not plain in some version
 	for _, s := range servers {
 		for name := range all.functions {
 			if s.functions[name].Class == catalog.Unknown {
@@ -353,14 +483,25 @@ func merge(servers []*server) *server {
 		for name, info := range s.functions {
 			was, ok := all.functions[name]
 			if !ok {
-				was.Since = s.major
+				was.Since, was.Company = s.major, info.Company
 			}
+			was.Company = min(was.Company, info.Company)
 			was.Class = max(was.Class, info.Class)
 			was.Volatile = was.Volatile || info.Volatile
 			all.functions[name] = was
 		}
 		for name := range s.views {
 			all.views[name] = true
+			odd[name] = odd[name] || !s.plain[name]
+		}
+		for name := range s.plain {
+			all.plain[name] = true
+		}
+		for name := range all.plain {
+			odd[name] = odd[name] || !s.plain[name] // or the version does not have it
+		}
+		for name := range s.any {
+			all.any[name] = true
 		}
 		// Newer servers know more keywords; the newest category counts.
 		for word, code := range s.keywords {
@@ -369,6 +510,11 @@ func merge(servers []*server) *server {
 	}
 	for name := range dropped {
 		delete(all.functions, name)
+	}
+	for name := range odd {
+		if odd[name] {
+			delete(all.plain, name)
+		}
 	}
 	return all
 }
@@ -440,6 +586,8 @@ func builtins(servers []*server) []byte {
 		switch {
 		case a.Class != b.Class:
 			return int(a.Class) - int(b.Class)
+		case a.Company != b.Company:
+			return int(b.Company) - int(a.Company)
 		case a.Since != b.Since:
 			return a.Since - b.Since
 		case a.Volatile == b.Volatile:
@@ -453,18 +601,22 @@ func builtins(servers []*server) []byte {
 	for _, info := range infos {
 		cases(&b, groups[info])
 		class := [...]string{"Unknown", "Safe", "Private", "NeutralWrite", "Denied"}[info.Class]
-		fmt.Fprintf(&b, "return Info{%s, %t, %d}\n", class, info.Volatile, info.Since)
+		company := [...]string{"Alone", "Apart", "Joined"}[info.Company]
+		fmt.Fprintf(&b, "return Info{%s, %t, %d, %s}\n", class, info.Volatile, info.Since, company)
 	}
-	b.WriteString("}\nreturn Info{}\n}\n\n")
+	b.WriteString("}\nreturn Info{}\n}\n")
 
-	var views []string
-	for name := range all.views {
-		views = append(views, name)
-	}
-	b.WriteString("func sessionView(name string) bool {\nswitch name {\n")
-	cases(&b, views)
-	b.WriteString("return true\n}\nreturn false\n}\n")
+	list(&b, "sessionView", all.views)
+	list(&b, "plainView", all.plain)
+	list(&b, "anyColumns", all.any)
 	return b.Bytes()
+}
+
+// list prints a function that reports whether a name is one of a list.
+func list(b *bytes.Buffer, function string, names map[string]bool) {
+	fmt.Fprintf(b, "\nfunc %s(name string) bool {\nswitch name {\n", function)
+	cases(b, slices.Collect(maps.Keys(names)))
+	b.WriteString("return true\n}\nreturn false\n}\n")
 }
 
 // cases prints one case clause, a few names to the line.

@@ -1,0 +1,431 @@
+package flightpg
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
+
+	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/pipeline"
+)
+
+// pool holds the sessions of one kind, by database/sql's rules: who takes one gets the
+// idle one that was used last, reset for him, or opens one; two that turn out bad then
+// are passed over; what is given back and good goes to who waits, then to the idle ones.
+//
+// puddle keeps the slots. A session is opened, reset and closed by who has its slot, in
+// his goroutine and under his context: puddle's constructor would go on when he has left,
+// in a goroutine where nobody could recover, and its destructor would close what must be
+// gone before its user goes on (a lock may be held there). puddle's own Close is not used:
+// it waits for what is out, a deadlock when db.Close runs during a transaction.
+type pool struct {
+	connector sessionConnector
+	slots     *puddle.Pool[*slot]
+	limits    limits
+
+	places  chan struct{}                // one in it for each session taken, or kept back; nil: no limit
+	hand    chan *puddle.Resource[*slot] // from who gives back to who waits for a place
+	closing chan struct{}                // closed when the pool is
+	end     sync.Once
+	wide    sync.Once
+
+	open  atomic.Int64 // sessions, those being opened and closed included
+	idle  atomic.Int64 // of them; never more than limits.idle
+	timer *time.Timer  // looks for idle sessions whose time is over
+	timed atomic.Bool  // it runs, or what it starts does
+
+	other  *pool          // of the same connector
+	pipe   *pipeline.Pool // whose connections are for flights too, or nil
+	closed atomic.Int64   // when idle sessions were closed to make room, in Unix nanoseconds
+}
+
+// limits are a pool's.
+type limits struct {
+	open     int           // sessions; 0: no limit
+	kept     int           // of them; not given out before widen is called
+	idle     int           // sessions that lie idle; 0 and less: none
+	idleTime time.Duration // 0: no limit
+	lifetime time.Duration // 0: no limit
+}
+
+// slot is a place for a session, which who has taken it has alone.
+type slot struct {
+	session *session  // nil: there is none yet, or no more
+	opened  time.Time // when it was
+	handed  bool      // by who had it before, and not counted as idle
+}
+
+// lease is a session taken from a pool.
+type lease struct {
+	*session
+	p        *pool
+	res      *puddle.Resource[*slot]
+	released atomic.Bool
+}
+
+func newPool(sc sessionConnector, l limits) *pool {
+	p := &pool{
+		connector: sc,
+		limits:    l,
+		hand:      make(chan *puddle.Resource[*slot]),
+		closing:   make(chan struct{}),
+	}
+	size := int32(math.MaxInt32)
+	if l.open > 0 {
+		size = int32(min(l.open, math.MaxInt32))
+		p.places = make(chan struct{}, size)
+		for range l.kept {
+			p.places <- struct{}{}
+		}
+	}
+	slots, err := puddle.NewPool(&puddle.Config[*slot]{
+		Constructor: func(context.Context) (*slot, error) { return new(slot), nil },
+		Destructor:  func(*slot) {},
+		MaxSize:     size,
+	})
+	if err != nil {
+		panic(err) // a size below 1
+	}
+	p.slots = slots
+	p.timer = time.AfterFunc(math.MaxInt64, p.clean)
+	p.timer.Stop()
+	return p
+}
+
+// errPoolClosed is database/sql's error for a pool that is closed.
+var errPoolClosed = errors.New("sql: database is closed")
+
+func (p *pool) isClosed() bool {
+	select {
+	case <-p.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// maxBadIdle is how many idle sessions that turn out bad are passed over, as in
+// database/sql, before one is opened.
+const maxBadIdle = 2
+
+// borrow takes a session from the pool, or opens one.
+func (p *pool) borrow(ctx context.Context) (*lease, error) {
+	l, err := p.take(ctx)
+	if tooMany(err) && p.other.makesRoom() {
+		// The backends of those closed take their time to end.
+		for range 100 {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, err
+			}
+			if l, err = p.take(ctx); !tooMany(err) {
+				break
+			}
+			p.other.closeIdle()
+		}
+	}
+	if err != nil {
+		if p := (*flight.PanicError)(nil); errors.As(err, &p) {
+			panic(p) // in Connect, see there: now it is the caller's
+		}
+	}
+	return l, err
+}
+
+func (p *pool) take(ctx context.Context) (l *lease, err error) {
+	for try := 0; ; try++ {
+		l, err = p.get(ctx, try == maxBadIdle)
+		if try == maxBadIdle || !errors.Is(err, driver.ErrBadConn) {
+			return l, err
+		}
+	}
+}
+
+// get takes a session, and with anew one that it opens itself. The error is
+// driver.ErrBadConn if the one that it found is no good.
+func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
+	res, err := p.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &lease{p: p, res: res}
+	taken := false
+	defer func() {
+		if !taken { // a panic in a hook included
+			l.drop()
+		}
+	}()
+	sl := res.Value()
+	if sl.session != nil {
+		if !sl.handed {
+			p.idle.Add(-1)
+		}
+		switch {
+		case anew:
+			l.close()
+		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime, errors.Is(sl.session.ResetSession(ctx), driver.ErrBadConn):
+			return nil, driver.ErrBadConn
+		default:
+			l.session, taken = sl.session, true
+			return l, nil
+		}
+	}
+	p.open.Add(1)
+	defer func() {
+		if sl.session == nil {
+			p.open.Add(-1)
+		}
+	}()
+	dc, err := p.connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sl.session, sl.opened = dc.(*session), time.Now()
+	if p.isClosed() {
+		return nil, errPoolClosed
+	}
+	l.session, taken = sl.session, true
+	return l, nil
+}
+
+// slot takes a slot: one that somebody gives back, one with an idle session, or a new one.
+func (p *pool) slot(ctx context.Context) (*puddle.Resource[*slot], error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if p.isClosed() {
+		return nil, errPoolClosed
+	}
+	if p.places != nil {
+		select {
+		case p.places <- struct{}{}:
+		default:
+			select {
+			case p.places <- struct{}{}:
+			case res := <-p.hand: // with its place
+				return res, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-p.closing:
+				return nil, errPoolClosed
+			}
+		}
+	}
+	res, err := p.slots.Acquire(ctx)
+	if err != nil {
+		p.leave()
+	}
+	return res, err
+}
+
+func (p *pool) leave() {
+	if p.places != nil {
+		<-p.places
+	}
+}
+
+// widen gives out the places that were kept back, to those who wait first. It may be
+// called at any time, and again.
+func (p *pool) widen() {
+	p.wide.Do(func() {
+		for range p.limits.kept {
+			p.leave()
+		}
+	})
+}
+
+// release gives the session back; a bad one is closed. Only the first call counts.
+func (l *lease) release() {
+	if l.released.Swap(true) {
+		return
+	}
+	p := l.p
+	if !l.IsValid() || p.isClosed() {
+		l.drop()
+		return
+	}
+	sl := l.res.Value()
+	sl.handed = true
+	select {
+	case p.hand <- l.res:
+		return
+	default:
+		sl.handed = false
+	}
+	if p.idle.Add(1) > int64(p.limits.idle) {
+		p.idle.Add(-1)
+		l.drop()
+		return
+	}
+	l.res.Release()
+	p.leave()
+	if p.isClosed() { // meanwhile
+		_ = p.sweep(func(*puddle.Resource[*slot]) bool { return true })
+	} else {
+		p.watch()
+	}
+}
+
+// drop gives the slot back without a session. Its place is free when that is closed.
+func (l *lease) drop() {
+	defer l.p.leave()
+	defer l.res.Hijack()
+	_ = l.close()
+}
+
+// close closes the session of the lease's slot, if there is one.
+func (l *lease) close() error {
+	sl := l.res.Value()
+	s := sl.session
+	if s == nil {
+		return nil
+	}
+	sl.session = nil
+	defer l.p.open.Add(-1)
+	return s.Close()
+}
+
+// sweep closes those idle sessions of which gone says so.
+func (p *pool) sweep(gone func(*puddle.Resource[*slot]) bool) error {
+	var errs []error
+	var goes []*puddle.Resource[*slot]
+	// Those that stay go back in their order, the one that was used last in the end.
+	for _, res := range slices.Backward(p.slots.AcquireAllIdle()) {
+		switch {
+		case res.Value().session == nil: // who made it had left
+			goes = append(goes, res)
+		case gone(res):
+			p.idle.Add(-1)
+			goes = append(goes, res)
+		default:
+			res.ReleaseUnused()
+		}
+	}
+	for _, res := range goes {
+		errs = append(errs, (&lease{p: p, res: res}).close())
+		res.Hijack()
+	}
+	return errors.Join(errs...)
+}
+
+// watch sees to it that idle sessions are closed when their time is over.
+func (p *pool) watch() {
+	if p.timed.Load() {
+		return
+	}
+	first := time.Duration(math.MaxInt64)
+	for _, d := range []time.Duration{p.limits.idleTime, p.limits.lifetime} {
+		if d > 0 {
+			first = min(first, d)
+		}
+	}
+	if first < math.MaxInt64 && p.timed.CompareAndSwap(false, true) {
+		p.wake(first)
+	}
+}
+
+// wake has clean called after d, unless the pool is closed by then: nothing shall keep it.
+func (p *pool) wake(d time.Duration) {
+	p.timer.Reset(d)
+	if p.isClosed() {
+		p.timer.Stop()
+	}
+}
+
+// clean closes the idle sessions whose time is over.
+func (p *pool) clean() {
+	next := time.Duration(math.MaxInt64) // until the next one's is
+	left := func(limit, since time.Duration) bool {
+		if limit <= 0 {
+			return false
+		}
+		if since >= limit {
+			return true
+		}
+		next = min(next, limit-since)
+		return false
+	}
+	_ = p.sweep(func(res *puddle.Resource[*slot]) bool {
+		return left(p.limits.idleTime, res.IdleDuration()) || left(p.limits.lifetime, time.Since(res.Value().opened))
+	})
+	if next < math.MaxInt64 && !p.isClosed() {
+		p.wake(max(next, time.Second))
+		return
+	}
+	p.timed.Store(false)
+	if p.idle.Load() > 0 && !p.isClosed() { // one came meanwhile
+		p.watch()
+	}
+}
+
+// Close closes the idle sessions and turns those away who wait for one. It waits for
+// nobody: what is out is closed when it is given back.
+func (p *pool) Close() error {
+	p.end.Do(func() { close(p.closing) })
+	p.timer.Stop()
+	return p.sweep(func(*puddle.Resource[*slot]) bool { return true })
+}
+
+// maxPings bounds how many dead pooled sessions are walked past.
+const maxPings = 64
+
+// borrowAlive takes a session that has just answered: where one was lost, the pool
+// may hold others that died of the same cause.
+func (p *pool) borrowAlive(ctx context.Context) (*lease, error) {
+	for range maxPings {
+		l, err := p.borrow(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if l.fresh && l.pgx != nil && !l.pooled {
+			return l, nil // just opened: it has answered to that
+		}
+		if err = l.ping(ctx); err == nil {
+			return l, nil
+		}
+		l.bad = true
+		l.release()
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return nil, driver.ErrBadConn
+}
+
+// makesRoom closes what lies idle. It reports false if there is nothing, and was
+// nothing a moment ago: another caller may have come first, to the same end.
+func (p *pool) makesRoom() bool {
+	p.closeIdle()
+	return time.Now().UnixNano()-p.closed.Load() < int64(time.Second)
+}
+
+// closeIdle closes what lies idle.
+func (p *pool) closeIdle() {
+	if p.pipe != nil && p.pipe.Stats().Idle > 0 {
+		p.closed.Store(time.Now().UnixNano())
+		p.pipe.CloseIdle()
+	}
+	if p.idle.Load() > 0 {
+		p.closed.Store(time.Now().UnixNano())
+		_ = p.sweep(func(*puddle.Resource[*slot]) bool { return true })
+	}
+}
+
+// tooMany reports whether the server, or its role or database, takes no further
+// connection.
+func tooMany(err error) bool {
+	if err == nil {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "53300" // too_many_connections
+}
