@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -26,18 +27,25 @@ type database struct {
 }
 
 // catalogs keeps a connector's picture of the database's catalog: which names
-// make a statement unsafe to share. It is loaded before the first flight,
-// again after DDL that was seen on any session of the process, and again when
-// it is older than its time to live; only the first two make readers wait, for
-// at most catalogWait each.
+// make a statement unsafe to share. It is loaded before the first flight, and
+// again after DDL that was seen on any session of the process: for these readers
+// wait, for at most catalogWait each. In the background it is loaded again when it is
+// older than its time to live, when a name was not found in it, and after what may have
+// been DDL; the old picture serves until then.
+//
+// Where many processes have one reason to load it, each does so at a moment of its own.
 type catalogs struct {
 	db   *database
 	ttl  time.Duration // negative: no limit
 	load func(ctx context.Context) (*catalog.Set, error)
 
-	group   singleflight.Group // one load at a time
-	current atomic.Pointer[loaded]
-	retryAt atomic.Int64 // Unix nanoseconds before which a failed load is not tried again
+	group    singleflight.Group // one load at a time
+	current  atomic.Pointer[loaded]
+	retryAt  atomic.Int64  // Unix nanoseconds before which a failed load is not tried again
+	failing  atomic.Int32  // loads in a row that have failed
+	took     atomic.Int64  // nanoseconds that the last one took
+	searches atomic.Int32  // loads in a row that did not have the names they were for
+	maybes   atomic.Uint64 // what may have been DDL
 
 	gens     atomic.Uint64
 	loads    atomic.Uint64
@@ -45,13 +53,25 @@ type catalogs struct {
 	lastErr  atomic.Pointer[error]
 }
 
-// loaded is one picture. It is immutable but for stale.
+// loaded is one picture. It is immutable but for due and lacks.
 type loaded struct {
-	set   *catalog.Set
-	gen   uint64 // counts pictures, from 1: verdicts keep it instead of the picture, which they would keep alive
-	ddl   uint64 // the count when the load began
-	at    time.Time
-	stale atomic.Bool // its time to live is over, or a name was not found in it
+	set *catalog.Set
+	gen uint64 // counts pictures, from 1: verdicts keep it instead of the picture, which they would keep alive
+	ddl uint64 // the count when the load began
+	at  time.Time
+	due atomic.Int64 // Unix nanoseconds from which the next reader has it loaded again; 0: there is no reason
+
+	lacks atomic.Bool // a name was not found in it
+}
+
+// expire has the picture loaded again from that moment on.
+func (l *loaded) expire(at time.Time) {
+	for {
+		due := l.due.Load()
+		if due != 0 && due <= at.UnixNano() || l.due.CompareAndSwap(due, at.UnixNano()) {
+			return
+		}
+	}
 }
 
 const (
@@ -60,18 +80,51 @@ const (
 	catalogWait = time.Second
 	// catalogTimeout bounds a load itself.
 	catalogTimeout = 30 * time.Second
-	// catalogRetry is the pause after a load that failed, or that was asked for
-	// because a name was not found.
-	catalogRetry = 5 * time.Second
+	// The pause after a load that failed, twice as long after each that fails in a row:
+	// a busy standby cancels what reads too long, and not each time.
+	catalogRetryFirst = 100 * time.Millisecond
+	catalogRetryMost  = 5 * time.Second
+	// The pause between two loads in the background, and that in which the server may
+	// spend one part in catalogShare on loads.
+	catalogPause = time.Second
+	catalogShare = 50
+	// The pause before a load for a name that was not found, twice as long after each
+	// that did not have it.
+	catalogSearch     = 5 * time.Second
+	catalogSearchMost = 5 * time.Minute
+	// Up to so much later is it loaded for such a name, each process at random: others
+	// have met it at the same time.
+	catalogSpread = time.Second
 )
+
+// pause is the least time between two loads that nobody waits for.
+func (c *catalogs) pause() time.Duration {
+	return max(catalogPause, catalogShare*time.Duration(c.took.Load()))
+}
+
+// atRandom returns a part of d.
+func atRandom(d time.Duration) time.Duration { return time.Duration(rand.Int64N(int64(max(d, 1)))) }
 
 // peek returns the picture at hand, without waiting: nil if there is none that
 // is known to be up to date.
 func (c *catalogs) peek() *loaded {
-	if l := c.current.Load(); l != nil && l.ddl == c.db.ddl.Load() {
-		return l
+	l := c.current.Load()
+	if l == nil || l.ddl != c.db.ddl.Load() {
+		return nil
 	}
-	return nil
+	c.renew(l)
+	return l
+}
+
+// renew has a picture loaded again in the background when that is due.
+func (c *catalogs) renew(l *loaded) {
+	due := l.due.Load()
+	if due == 0 {
+		return
+	}
+	if now := time.Now().UnixNano(); now >= due && now >= c.retryAt.Load() && l.due.CompareAndSwap(due, 0) {
+		c.start()
+	}
 }
 
 // get returns a picture that is up to date as far as this process can know, nil
@@ -79,9 +132,7 @@ func (c *catalogs) peek() *loaded {
 func (c *catalogs) get(ctx context.Context) *loaded {
 	ddl := c.db.ddl.Load()
 	if l := c.current.Load(); l != nil && l.ddl >= ddl {
-		if l.stale.Load() && time.Now().UnixNano() >= c.retryAt.Load() {
-			c.start() // off the caller's path
-		}
+		c.renew(l)
 		return l
 	}
 	if time.Now().UnixNano() < c.retryAt.Load() {
@@ -128,18 +179,24 @@ func (c *catalogs) start() <-chan singleflight.Result {
 	return c.group.DoChan("", func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), catalogTimeout)
 		defer cancel()
-		l := &loaded{ddl: c.db.ddl.Load(), at: time.Now()}
+		l, maybes := &loaded{ddl: c.db.ddl.Load(), at: time.Now()}, c.maybes.Load()
 		c.loads.Add(1)
 		set, err := c.loadSafely(ctx)
+		c.took.Store(int64(time.Since(l.at)))
 		if err != nil {
 			c.failures.Add(1)
 			c.lastErr.Store(&err)
-			c.retryAt.Store(time.Now().Add(catalogRetry).UnixNano())
+			pause := min(catalogRetryFirst<<min(c.failing.Add(1)-1, 16), catalogRetryMost)
+			c.retryAt.Store(time.Now().Add(pause/2 + atRandom(pause/2)).UnixNano())
+			if old := c.current.Load(); old != nil {
+				old.expire(time.Now()) // it still serves; the reason for the load is still there
+			}
 			return nil, err
 		}
+		c.failing.Store(0)
 		c.lastErr.Store(nil)
 		l.set, l.gen = set, c.gens.Add(1)
-		if ttl := c.ttl; ttl > 0 {
+		if ttl := c.ttl - atRandom(c.ttl/4); ttl > 0 {
 			// Nothing but a number and a weak pointer: a timer keeps what it refers to
 			// alive, stopped or not, and where DDL comes often there are many.
 			gen, c := l.gen, weak.Make(c)
@@ -150,6 +207,9 @@ func (c *catalogs) start() <-chan singleflight.Result {
 			})
 		}
 		c.current.Store(l)
+		if c.maybes.Load() != maybes { // meanwhile
+			l.expire(time.Now().Add(c.pause()))
+		}
 		return nil, nil
 	})
 }
@@ -157,7 +217,7 @@ func (c *catalogs) start() <-chan singleflight.Result {
 // aged ends the time to live of the picture of that generation, if it is still in use.
 func (c *catalogs) aged(gen uint64) {
 	if l := c.current.Load(); l != nil && l.gen == gen {
-		l.stale.Store(true)
+		l.expire(time.Now())
 	}
 }
 
@@ -174,13 +234,22 @@ func (c *catalogs) loadSafely(ctx context.Context) (_ *catalog.Set, err error) {
 }
 
 // unknown notes that a statement named something that the picture of that
-// generation does not have: it may be new. The next reader starts a load in the
-// background, at most one in catalogRetry.
+// generation does not have: it may be new.
 func (c *catalogs) unknown(gen uint64) {
-	if l := c.current.Load(); l != nil && l.gen == gen && time.Since(l.at) > catalogRetry {
-		l.stale.Store(true)
+	l := c.current.Load()
+	if l == nil || l.gen != gen || l.lacks.Swap(true) {
+		return
 	}
+	pause := max(catalogSearch, c.pause())
+	at := l.at.Add(max(pause, min(pause<<min(c.searches.Add(1)-1, 16), catalogSearchMost)))
+	if now := time.Now(); at.Before(now) {
+		at = now
+	}
+	l.expire(at.Add(atRandom(catalogSpread)))
 }
+
+// found notes that a name that was not found is there now.
+func (c *catalogs) found() { c.searches.Store(0) }
 
 // wanted starts a load in the background, unless one has just failed.
 func (c *catalogs) wanted() {
@@ -189,10 +258,16 @@ func (c *catalogs) wanted() {
 	}
 }
 
-// soon makes the next reader start a load in the background.
+// soon has the catalog loaded again after what may have been DDL: by the next reader,
+// but not all the time.
 func (c *catalogs) soon() {
+	c.maybes.Add(1)
 	if l := c.current.Load(); l != nil {
-		l.stale.Store(true)
+		at := l.at.Add(c.pause())
+		if now := time.Now(); at.Before(now) {
+			at = now
+		}
+		l.expire(at)
 	}
 }
 

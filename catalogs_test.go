@@ -148,26 +148,159 @@ func TestCatalogs(t *testing.T) {
 			t.Errorf("refresh = %v; want %v", err, s.err)
 		}
 		s.err = nil
-		time.Sleep(catalogRetry) // the bubble's time
+		time.Sleep(catalogRetryMost) // the bubble's time
 		if c.get(ctx) == nil {
 			t.Error("get = nil after the pause")
 		}
 	})
-	bubble(t, "UnknownNameRefreshesSoon", func(t *testing.T) {
-		c, s := make(0, time.Hour)
-		set := c.get(ctx)
-		c.unknown(set.gen)
-		c.get(ctx)
-		synctest.Wait()
-		if n := s.loads.Load(); n != 1 {
-			t.Errorf("%d loads at once; want the pause kept", n)
+	// A hot standby cancels what reads while its primary cleans up; the picture from
+	// before serves meanwhile.
+	bubble(t, "FailureIsRepeatedSoon", func(t *testing.T) {
+		c, s := make(0, time.Minute)
+		first := c.get(ctx)
+		s.err = errors.New("canceling statement due to conflict with recovery")
+		var at []time.Duration
+		for begin, n := time.Now(), int64(1); time.Since(begin) < 2*time.Minute && len(at) < 9; time.Sleep(time.Millisecond) { // the bubble's time
+			if c.peek() != first {
+				t.Fatal("the old picture does not serve while a new one cannot be loaded")
+			}
+			synctest.Wait()
+			if loads := s.loads.Load(); loads != n {
+				n = loads
+				at = append(at, time.Since(begin))
+			}
 		}
-		time.Sleep(catalogRetry + 1) // the bubble's time
-		c.unknown(set.gen)
-		c.get(ctx)
+		if len(at) < 9 || at[0] > time.Minute+time.Millisecond {
+			t.Fatalf("loads at %v; want nine, the first within its time to live", at)
+		}
+		for i := 1; i < len(at); i++ {
+			most := min(catalogRetryFirst<<(i-1), catalogRetryMost)
+			if d := at[i] - at[i-1]; d < most/2 || d > most+2*time.Millisecond {
+				t.Errorf("pause %d is %v; want between %v and %v", i, d, most/2, most)
+			}
+		}
+		s.err = nil
+		time.Sleep(catalogRetryMost) // the bubble's time
+		c.peek()
 		synctest.Wait()
-		if n := s.loads.Load(); n != 2 {
-			t.Errorf("%d loads; want 2", n)
+		if c.peek() == first {
+			t.Error("no new picture when it can be loaded again")
+		}
+	})
+	// Readers of a picture that is there never ask for more than that.
+	bubble(t, "TimeToLiveIsSeenByThoseWhoPeek", func(t *testing.T) {
+		c, s := make(100*time.Millisecond, time.Minute)
+		first := c.get(ctx)
+		for range 61 {
+			time.Sleep(time.Second) // the bubble's time
+			if c.peek() == nil {
+				t.Fatal("peek = nil while the picture is loaded again")
+			}
+		}
+		time.Sleep(time.Second) // the bubble's time
+		if c.peek() == first || s.loads.Load() != 2 {
+			t.Errorf("%d loads after the time to live; want a second one", s.loads.Load())
+		}
+		time.Sleep(time.Hour) // the bubble's time
+		if s.loads.Load() != 2 {
+			t.Errorf("%d loads while nobody reads; want none", s.loads.Load()-2)
+		}
+	})
+	bubble(t, "FleetIsSpread", func(t *testing.T) {
+		const fleet = 40
+		when := map[string]map[time.Duration]bool{"time to live": {}, "unknown name": {}}
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		for range fleet {
+			for what, seen := range when {
+				wg.Go(func() {
+					c, s := make(0, time.Minute)
+					l := c.get(ctx)
+					begin := time.Now()
+					for s.loads.Load() == 1 && time.Since(begin) < 2*time.Minute {
+						time.Sleep(10 * time.Millisecond) // the bubble's time
+						if what == "unknown name" {
+							c.unknown(l.gen)
+						}
+						c.peek()
+					}
+					mu.Lock()
+					seen[time.Since(begin)] = true
+					mu.Unlock()
+					if d := time.Since(begin); d > time.Minute+20*time.Millisecond {
+						t.Errorf("%s: the next load after %v", what, d)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		for what, seen := range when {
+			if len(seen) < fleet/2 {
+				t.Errorf("%s: %d processes load at %d moments", what, fleet, len(seen))
+			}
+		}
+	})
+	bubble(t, "MaybeDDLIsSeenSoon", func(t *testing.T) {
+		c, s := make(100*time.Millisecond, time.Hour)
+		first := c.get(ctx)
+		time.Sleep(time.Minute) // the bubble's time
+		begin := time.Now()
+		for time.Since(begin) < time.Minute {
+			c.soon() // all the time
+			if c.peek() == nil {
+				t.Fatal("peek = nil after what may have been DDL")
+			}
+			time.Sleep(10 * time.Millisecond) // the bubble's time
+		}
+		if c.peek() == first {
+			t.Error("the picture is the old one a minute later")
+		}
+		if n := s.loads.Load() - 1; n < 10 || n > 15 { // 100 ms each are a part in 50 of 5 s
+			t.Errorf("%d loads in a minute in which there may have been DDL all the time; want a dozen", n)
+		}
+		// It comes in the middle of a load, too.
+		time.Sleep(time.Minute) // the bubble's time
+		c.peek()
+		time.Sleep(time.Minute) // the bubble's time
+		n := s.loads.Load()
+		c.soon()
+		c.peek()
+		time.Sleep(50 * time.Millisecond) // the bubble's time
+		c.soon()
+		for range 100 {
+			time.Sleep(time.Second) // the bubble's time
+			c.peek()
+		}
+		if got := s.loads.Load() - n; got != 2 {
+			t.Errorf("%d loads; want another one for what came in the middle of the first", got)
+		}
+	})
+	bubble(t, "UnknownNameRefreshesSoon", func(t *testing.T) {
+		c, s := make(0, -1)
+		until := func() (d time.Duration) {
+			n := s.loads.Load()
+			for begin := time.Now(); s.loads.Load() == n; time.Sleep(10 * time.Millisecond) { // the bubble's time
+				c.unknown(c.get(ctx).gen)
+				synctest.Wait()
+				d = time.Since(begin)
+			}
+			return d
+		}
+		c.get(ctx)
+		// As long as nobody finds it, it is looked for ever less often.
+		for n := range 12 {
+			want := min(catalogSearch<<n, catalogSearchMost)
+			if d := until(); d < want || d > want+catalogSpread+20*time.Millisecond {
+				t.Errorf("load %d for a name that is not there after %v; want %v, or up to %v more", n, d, want, catalogSpread)
+			}
+		}
+		c.found()
+		if d := until(); d > catalogSearch+catalogSpread+20*time.Millisecond {
+			t.Errorf("after a name was found the next load came after %v", d)
+		}
+		c.unknown(c.get(ctx).gen - 1) // of a picture before
+		if c.current.Load().due.Load() != 0 {
+			t.Error("an old picture's want has the new one loaded again")
 		}
 	})
 }
@@ -178,7 +311,7 @@ func TestEffects(t *testing.T) {
 		"SELECT nextval('s')":                0,
 		"SELECT now() FROM t FOR UPDATE":     0,
 		"INSERT INTO t VALUES (1)":           0,
-		"SELECT f()":                         effectPins,
+		"SELECT f()":                         effectPins | effectMaybeDDL,
 		"SELECT set_config('a', 'b', false)": effectPins,
 		"SELECT pg_advisory_lock(1)":         effectLocks,
 		"SELECT pg_try_advisory_lock(1), pg_advisory_unlock (2), lower('x')": effectLocks,
@@ -186,7 +319,7 @@ func TestEffects(t *testing.T) {
 		"SELECT pg_advisory_lock(1), set_config('a', 'b', false)":            effectPins,
 		"SELECT set_config('a', 'b', false), pg_advisory_unlock_all()":       effectPins,
 		"SELECT pg_advisory_lock(f())":                                       effectPins,
-		"SELECT app.pg_advisory_lock(1)":                                     effectPins,
+		"SELECT app.pg_advisory_lock(1)":                                     effectPins | effectMaybeDDL,
 		"SELECT pg_advisory_lock(1); SET a = 1":                              effectPins | effectLocks,
 		"SELECT \"pg_advisory_lock\"(1)":                                     effectPins, // nobody writes it so
 		"SET a = 1":                                                          effectPins,
@@ -215,7 +348,7 @@ func TestEffects(t *testing.T) {
 		"CREATE TABLE t (a int); INSERT INTO t VALUES (1); CREATE INDEX ON t (a)": effectCloses | effectDDL,
 		"SELECT 1; SELECT 2":      0,
 		"SELECT 1; SET a = 1":     effectPins,
-		"SELECT 1; SELECT f()":    effectPins,
+		"SELECT 1; SELECT f()":    effectPins | effectMaybeDDL,
 		"SELECT 'open":            effectPins | effectMaybeDDL,
 		"SELECT 1; SAVEPOINT a":   0,
 		"SELECT * INTO t2 FROM t": effectPins,
@@ -311,10 +444,10 @@ func TestExplain(t *testing.T) {
 	mustExec(t, db, "CREATE VIEW writes AS SELECT f(id) FROM later; CREATE VIEW plain AS SELECT id FROM later")
 	check("SELECT * FROM writes", ReasonUnsafeView, "catalog")
 	for query, want := range map[string]effect{
-		"SELECT * FROM writes":                    effectPins,
-		"(SELECT * FROM writes)":                  effectPins,
-		"SELECT 1; TABLE writes":                  effectPins,
-		"INSERT INTO later SELECT f FROM writes":  effectPins,
+		"SELECT * FROM writes":                    effectPins | effectMaybeDDL,
+		"(SELECT * FROM writes)":                  effectPins | effectMaybeDDL,
+		"SELECT 1; TABLE writes":                  effectPins | effectMaybeDDL,
+		"INSERT INTO later SELECT f FROM writes":  effectPins | effectMaybeDDL,
 		"SELECT random() FROM plain":              0,
 		"SELECT * FROM nowhere":                   effectCloses,
 		"INSERT INTO later VALUES (1)":            0,

@@ -46,11 +46,11 @@ type conn struct {
 
 // notes are what is known of a connection's session that others must not have.
 type notes struct {
-	pinned bool     // the caller may count on its state
-	closes bool     // it is not to serve others, but nobody counts on its state
-	locks  bool     // it may hold advisory locks
-	inTx   bool     // a transaction that was begun by text may be open
-	doubts []string // texts that pin it unless the catalog, which was not at hand, knows better
+	pinned bool    // the caller may count on its state
+	closes bool    // it is not to serve others, but nobody counts on its state
+	locks  bool    // it may hold advisory locks
+	inTx   bool    // a transaction that was begun by text may be open
+	doubts []doubt // what pins it, or closes it, unless a later picture of the catalog knows better
 }
 
 var (
@@ -84,10 +84,7 @@ func (cn *conn) attach(ctx context.Context) error {
 
 // detach gives the session back. bad: nobody may use it again.
 func (cn *conn) detach(bad bool) {
-	if cn.raw {
-		cn.raw = false
-		cn.c.db.Release()
-	}
+	cn.unraw()
 	if cn.lease == nil {
 		return
 	}
@@ -98,21 +95,54 @@ func (cn *conn) detach(bad bool) {
 	cn.lease, cn.notes = nil, notes{}
 }
 
+// A doubt is a text with names that the catalog can judge, but a later picture of it than
+// the one of that generation.
+type doubt struct {
+	text string
+	gen  uint64
+}
+
+// unraw ends the use of a connection whose *pgx.Conn was handed out: whatever ran on it
+// may have been DDL.
+func (cn *conn) unraw() {
+	if cn.raw {
+		cn.raw = false
+		cn.c.db.Release()
+		if cn.c.catalogs != nil {
+			cn.c.catalogs.soon()
+		}
+	}
+}
+
 // maxDoubts bounds the statements that are remembered for the catalog.
 const maxDoubts = 8
 
+// doubts reports whether what a statement does to its session shall be seen by a later
+// picture of the catalog: it was not at hand, or did not have a name.
+func (v *verdict) doubts() bool {
+	return (v.wants || v.judged.Stale) && !v.several && v.sql != ""
+}
+
 // begins notes what a statement that is about to run may do to the session.
 func (cn *conn) begins(v *verdict) {
-	if v.effects&effectPins != 0 {
-		switch {
-		case v.wants && slices.Contains(cn.doubts, v.sql):
-		case v.wants && len(cn.doubts) < maxDoubts:
-			cn.doubts = append(cn.doubts, v.sql)
-			cn.c.catalogs.wanted()
-		default:
-			cn.pinned = true
+	if v.effects&(effectPins|effectCloses) != 0 && v.doubts() {
+		d := doubt{v.sql, v.gen}
+		if slices.Contains(cn.doubts, d) {
+			return
+		}
+		if len(cn.doubts) < maxDoubts {
+			if cn.doubts = append(cn.doubts, d); v.wants {
+				cn.c.catalogs.wanted()
+			}
+			return
 		}
 	}
+	cn.judged(v)
+}
+
+// judged notes what a statement may do to the session.
+func (cn *conn) judged(v *verdict) {
+	cn.pinned = cn.pinned || v.effects&effectPins != 0
 	cn.closes = cn.closes || v.effects&effectCloses != 0
 	cn.locks = cn.locks || v.effects&effectLocks != 0
 	cn.inTx = cn.inTx || v.effects&effectTx != 0
@@ -139,14 +169,11 @@ func (cn *conn) stays() bool {
 	}
 	doubts := cn.doubts
 	cn.doubts = nil
-	for _, text := range doubts {
-		switch v := cn.c.verdicts.get(text, cn.c.peek()); {
-		case v.effects&effectPins == 0:
-			cn.begins(v)
-		case v.wants:
-			cn.doubts = append(cn.doubts, text)
-		default:
-			cn.pinned = true
+	for _, d := range doubts {
+		if v := cn.c.verdicts.get(d.text, cn.c.peek()); v.wants || v.doubts() && v.gen == d.gen {
+			cn.doubts = append(cn.doubts, d)
+		} else {
+			cn.judged(v)
 		}
 	}
 	return cn.pinned || cn.locks || len(cn.doubts) > 0
@@ -349,6 +376,9 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 		return nil, err
 	}
 	v := cn.c.verdicts.get(query, cn.c.peek())
+	if v.judged.Stale {
+		cn.c.catalogs.unknown(v.gen)
+	}
 	before := cn.notes
 	cn.begins(v)
 	cn.holds(v)
@@ -446,10 +476,7 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 // calls this after every use that did not end in driver.ErrBadConn, when all
 // rows and the transaction are closed.
 func (cn *conn) IsValid() bool {
-	if cn.raw {
-		cn.raw = false
-		cn.c.db.Release()
-	}
+	cn.unraw()
 	switch {
 	case cn.broken:
 		return false

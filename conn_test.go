@@ -951,7 +951,7 @@ func TestConn_EvictedGoesOn(t *testing.T) {
 	}
 	one, other := connect(), connect()
 	use(one)
-	one.doubts = []string{"SELECT mine(1)"} // ran before the catalog was there
+	one.doubts = []doubt{{text: "SELECT mine(1)"}} // ran before the catalog was there
 	if !one.IsValid() || !one.parked {
 		t.Fatalf("a connection with doubts: %+v; want it parked", one)
 	}

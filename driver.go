@@ -247,6 +247,7 @@ type Connector struct {
 	follow *primary // where there are several hosts
 
 	virtual atomic.Int64 // how many connections database/sql has
+	standby atomic.Bool  // the last connection that told leads to a hot standby
 
 	open   sync.Once // opens the pools, at the first connection
 	opened atomic.Bool
@@ -330,8 +331,16 @@ func Wrap(inner driver.Connector, cfg Config) (*Connector, error) {
 	return newConnector(fromConnector(inner), cfg)
 }
 
-// turnOff ends sharing. The first reason stays.
-func (c *Connector) turnOff(why Reason) { c.off.CompareAndSwap(uint32(ReasonNone), uint32(why)) }
+// turnOff ends sharing. The first reason stays; but settings can be changed again.
+func (c *Connector) turnOff(why Reason) {
+	if c.off.CompareAndSwap(uint32(ReasonNone), uint32(why)) && why == ReasonSettings {
+		time.AfterFunc(settingsPause, func() { c.off.CompareAndSwap(uint32(ReasonSettings), uint32(ReasonNone)) })
+	}
+}
+
+// settingsPause is how long reads bypass when a session reads another SQL than the text
+// rules do, before the next one is looked at.
+const settingsPause = time.Second
 
 // hooks returns the config's hooks as pgx takes them.
 func (cfg *Config) hooks() (opts []stdlib.OptionOpenDB) {
@@ -408,6 +417,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		c.types.Store(plainTypes) // nobody gets at a type map
 	}
 	c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog}
+	c.verdicts.found = c.catalogs.found
 	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
 		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
 	}

@@ -292,9 +292,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 			l.bad, stopped = true, stopped || failure != nil
 			r.v.refuse() // it turned the guard off: never again on a flight
 		}
-		if l.pgx != nil && !l.scannable() {
-			l.bad = true // it reads another SQL now than the text rules
-		}
+		unsettled := l.pgx != nil && l.unsettled()
 		_, passed := failure.(bypassError)
 		l.met(r, res, failure)
 		if renewed < maxRenewals && !l.bad && ctx.Err() == nil &&
@@ -312,6 +310,12 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 		retry := !again && !passed && ctx.Err() == nil && (lost && !long || l.strayCancel(failure))
 		l.cancelled = ctx.Err() != nil && !l.delivers()
 		l.release()
+		if unsettled && !lost && !passed {
+			if res != nil {
+				res.Share(0)
+			}
+			return nil, bypassError(ReasonSettings)
+		}
 		if !retry && !stopped {
 			if failure == nil && r.via != viaPrepare {
 				r.v.landed(r.hash)

@@ -16,6 +16,10 @@ type Verdict struct {
 	Name     string // the offending name or word, as PostgreSQL reads it; "" if there is none
 	Pos      int    // where it stands in the statement, in bytes from 0
 	Hint     string // what would change the verdict; "" if nothing can
+
+	// HotStandby reports what Stats.HotStandby does: reads through the handle may not
+	// see what was just written on the primary, whatever the mode.
+	HotStandby bool
 }
 
 // Decision returns "coalesce" or "bypass".
@@ -41,6 +45,12 @@ func Explain(ctx context.Context, db *sql.DB, query string) (Verdict, error) {
 	if err != nil {
 		return Verdict{}, err
 	}
+	v, err := c.explain(ctx, query)
+	v.HotStandby = err == nil && c.standby.Load()
+	return v, err
+}
+
+func (c *Connector) explain(ctx context.Context, query string) (Verdict, error) {
 	if why := Reason(c.off.Load()); why != ReasonNone {
 		return Verdict{Reason: why, Layer: "session", Hint: hints[why]}, nil
 	}

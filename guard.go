@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/flightpg/flightpg/internal/judge"
+	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
 // Guard says how flights are kept from writing, should a statement that writes
@@ -72,8 +73,11 @@ const readOnly = "default_transaction_read_only"
 // (Never as a startup parameter: that breaks target_session_attrs=read-write,
 // and PgBouncer refuses it.)
 func (s *session) arm(ctx context.Context, guard Guard) error {
-	if s.pgx != nil && !s.scannable() {
-		return bypassError(ReasonSettings)
+	if s.pgx != nil {
+		if !s.scannable() {
+			return bypassError(ReasonSettings)
+		}
+		s.settings = settingsOf(s.pgx.Conn().PgConn())
 	}
 	if s.follow != nil && s.timeline() == (timeline{}) {
 		return bypassError(ReasonSeveralHosts)
@@ -176,6 +180,44 @@ func (s *session) scannable() bool {
 		}
 	}
 	return encoding == ""
+}
+
+// reported are settings that PostgreSQL tells each client of, when it connects and when
+// they change: those that say what a text means come first; the others say how values are
+// written, and where reads go.
+var reported = append(slices.Clone(pipeline.Meanings), "TimeZone", "DateStyle", "IntervalStyle", "in_hot_standby")
+
+// settings are the values of those.
+type settings [9]string
+
+func settingsOf(pg *pgconn.PgConn) (values settings) {
+	for i, name := range reported {
+		values[i] = pg.ParameterStatus(name)
+	}
+	return values
+}
+
+// unsettled looks at a session on which a read has ended. If the server has told of
+// another setting, the session is not to serve anybody any more; and if that one says
+// what a text means, it reports true: nobody knows what has been executed. A reload of
+// the server's configuration gets to each session before its next statement, and is told
+// together with the end of that.
+func (s *session) unsettled() bool {
+	now := settingsOf(s.pgx.Conn().PgConn())
+	if now == s.settings {
+		return false
+	}
+	s.bad = true
+	s.c.tellStandby(s.pgx.Conn().PgConn())
+	return !slices.Equal(now[:len(pipeline.Meanings)], s.settings[:len(pipeline.Meanings)])
+}
+
+// tellStandby notes whether a connection leads to a hot standby, where nobody can read
+// what he has just written elsewhere. PostgreSQL 14 and later tell.
+func (c *Connector) tellStandby(pg *pgconn.PgConn) {
+	if on := pg.ParameterStatus("in_hot_standby") == "on"; c.standby.Load() != on {
+		c.standby.Store(on)
+	}
 }
 
 // armed reports whether the session is still read-only, as far as the server

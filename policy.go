@@ -329,8 +329,8 @@ const (
 	effectCloses
 	// effectDDL: the catalog may be another one.
 	effectDDL
-	// effectMaybeDDL: likewise, but seldom: DO, CALL. The catalog is loaded
-	// again in the background.
+	// effectMaybeDDL: likewise, but seldom: DO, CALL, functions that nobody knows.
+	// The catalog is loaded again in the background.
 	effectMaybeDDL
 	// effectLocks: the session may hold advisory locks, which the server can be
 	// asked for. Until it holds none, its connection keeps it.
@@ -354,7 +354,7 @@ func (r rules) effects(sql string, j judge.Verdict, set *catalog.Set) (e effect,
 				j = judge.Judge(c.Text, set, r.options())
 			}
 			e := queryEffects(c.Text, j)
-			if e == effectPins && r.onlyLocks(c.Text, j, set) {
+			if e&effectPins != 0 && r.onlyLocks(c.Text, j, set) {
 				e = effectLocks
 			}
 			return e
@@ -376,6 +376,8 @@ func queryEffects(sql string, j judge.Verdict) effect {
 		return effectCloses // for as long as the name is new
 	case j.Reason == sqlscan.CatalogUnavailable && sqlscan.Scan(sql).Class != sqlscan.Other:
 		return 0 // names are taken at their word
+	case j.Layer == judge.Catalog, j.Reason == sqlscan.UnknownFunction:
+		return effectPins | effectMaybeDDL // a function of somebody's can do anything
 	}
 	return effectPins
 }

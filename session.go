@@ -40,6 +40,7 @@ type session struct {
 	pooled    bool                                // the inner connection goes back to somebody else's pool
 	guard     Guard                               // of a flight session, as it turned out when it was opened
 	lenient   bool                                // not for reads that are proven harmless
+	settings  settings                            // of a flight session, as its hooks have left them
 
 	fresh  bool   // has not been reset since it was opened
 	used   bool   // a flight has run on it
@@ -97,6 +98,7 @@ func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true}
 	s.pgx, _ = dc.(*stdlib.Conn)
 	if s.pgx != nil {
+		sc.c.tellStandby(s.pgx.Conn().PgConn())
 		s.canceller, _ = s.pgx.Conn().PgConn().CustomData()[cancellerKey].(*canceller)
 		sc.c.learnTypes(s.pgx.Conn().TypeMap())
 	}
@@ -149,6 +151,7 @@ func (s *session) ResetSession(ctx context.Context) error {
 	if s.pgx != nil && s.c.source.hooks {
 		s.c.learnTypes(s.pgx.Conn().TypeMap()) // a hook may have registered some
 		s.forgetColumns()
+		s.settings = settingsOf(s.pgx.Conn().PgConn())
 	}
 	return err
 }

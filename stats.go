@@ -70,6 +70,11 @@ type Stats struct {
 	FlightBackends int `json:"flight_backends"`
 	// SessionBackends is the same for the session pool.
 	SessionBackends int `json:"session_backends"`
+
+	// HotStandby reports whether the connection that was opened last leads to a hot
+	// standby, as PostgreSQL 14 and later say. There nobody can count on reading what
+	// he has just written on the primary, neither with pgx nor here.
+	HotStandby bool `json:"hot_standby,omitempty"`
 }
 
 // counters are the figures that the flight table does not keep.
@@ -107,6 +112,7 @@ func (c *Connector) Stats() Stats {
 		Flying:        t.Flying,
 		Waiting:       t.Waiting,
 		BufferedBytes: c.budget.used.Load(),
+		HotStandby:    c.standby.Load(),
 	}
 	for r := range c.stats.bypasses {
 		if n := c.stats.bypasses[r].Load(); n > 0 {

@@ -268,6 +268,7 @@ func (c *Connector) learnAlone(v *verdict, first, alone bool, took time.Duration
 type verdictCache struct {
 	seed   maphash.Seed
 	rules  rules
+	found  func()                               // is told of names that an earlier picture of the catalog did not have; or nil
 	recent [cacheRecent]atomic.Pointer[verdict] // by the text's hash, whichever was read last
 	shards [cacheShards]verdictShard
 	long   longVerdicts
@@ -378,6 +379,9 @@ func (c *verdictCache) find(hash uint64, sql string, by *loaded) *verdict {
 		n.avoidWhy.Store(v.avoidWhy.Load())
 		n.avoid.Store(v.avoid.Load())
 		defer c.drop(v)
+		if v.judged.Stale && !n.judged.Stale && n.gen > v.gen && c.found != nil {
+			c.found()
+		}
 	}
 	return c.put(s, hash, n)
 }

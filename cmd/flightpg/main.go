@@ -10,6 +10,8 @@
 //
 //	{"sql":…,"verdict":"coalesce"|"bypass","reason":…,"layer":…,"name":…,"hint":…}
 //
+// with "hot_standby":true where the database is one.
+//
 // Exit status: 0; 1 if the database or the file cannot be read; 2 for bad usage.
 package main
 
@@ -197,6 +199,7 @@ type record struct {
 	Layer   string `json:"layer"`
 	Name    string `json:"name"`
 	Hint    string `json:"hint"`
+	Standby bool   `json:"hot_standby,omitempty"` // it is the database's, and the same for all
 }
 
 // A printer is called with each statement, and at the end with a nil verdict.
@@ -208,7 +211,7 @@ func jsonPrinter(w io.Writer) func(string, *flightpg.Verdict) error {
 		if v == nil {
 			return nil
 		}
-		return enc.Encode(record{query, v.Decision(), v.Reason.String(), v.Layer, v.Name, v.Hint})
+		return enc.Encode(record{query, v.Decision(), v.Reason.String(), v.Layer, v.Name, v.Hint, v.HotStandby})
 	}
 }
 
@@ -223,10 +226,16 @@ func printer(w io.Writer, colour bool) func(string, *flightpg.Verdict) error {
 	// longer than they look.
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "%s\tREASON\tLAYER\tNAME\tSQL\n", paint("1", "VERDICT"))
+	standby := false
 	return func(query string, v *flightpg.Verdict) error {
 		if v == nil {
-			return tw.Flush()
+			err := tw.Flush()
+			if standby {
+				fmt.Fprintln(w, standbyNote)
+			}
+			return err
 		}
+		standby = standby || v.HotStandby
 		verdict, reason := paint("33", "bypass"), v.Reason.String()
 		if v.Coalesce {
 			verdict, reason = paint("32", "coalesce"), ""
@@ -238,6 +247,8 @@ func printer(w io.Writer, colour bool) func(string, *flightpg.Verdict) error {
 		return nil
 	}
 }
+
+const standbyNote = "The database is a hot standby: whatever the mode, a read there may not see what was just written on the primary."
 
 // oneLine makes a statement fit a line of the table.
 func oneLine(query string) string {

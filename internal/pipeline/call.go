@@ -63,6 +63,7 @@ type Call struct {
 	bound    bool // its arguments have been taken
 	begun    bool // Start was called for this answer
 	stale    bool // the answer does not fit the description
+	misread  bool // its text was parsed when it may have meant something else
 	complete bool // the answer is, and the transaction's end is awaited
 	losses   int  // connections lost
 	strays   int  // cancel requests of others that hit it

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -421,7 +422,7 @@ func (k *conn) compose(out []byte) []byte {
 		k.stmts = append(k.stmts, c.stmt)
 		k.several = k.several || c.stmt != k.stmts[0]
 		k.flushed = k.flushed && !k.joins(c)
-		c.parsed, c.bound, c.begun, c.stale, c.complete = false, false, false, false, false
+		c.parsed, c.bound, c.begun, c.stale, c.misread, c.complete = false, false, false, false, false, false
 		if c.parsing {
 			// As it stands, so that the server says what it takes it for now.
 			parse := pgproto3.Parse{Name: c.desc.name, Query: c.stmt.text}
@@ -437,7 +438,9 @@ func (k *conn) compose(out []byte) []byte {
 		default:
 			out = append(out, c.msg...)
 		}
-		if c.ends = i == len(k.group)-1 || !k.joins(c) || !k.joins(k.group[i+1]); c.ends {
+		// What is parsed now has an end of its own: with that the server tells whether it
+		// reads texts as before.
+		if c.ends = i == len(k.group)-1 || c.parsing || !k.joins(c) || !k.joins(k.group[i+1]); c.ends {
 			if k.large == nil {
 				out = append(out, syncMessage...)
 			}
@@ -599,7 +602,9 @@ func (k *conn) aside(msg pgproto3.BackendMessage) bool {
 		// now on may have another meaning.
 		if was, known := k.reported[msg.Name]; msg.Name != "application_name" && (!known || was != msg.Value) {
 			k.retired = true
-			k.changed = [2]string{msg.Name, msg.Value}
+			if !slices.Contains(Meanings, k.changed[0]) { // which must be known in the end
+				k.changed = [2]string{msg.Name, msg.Value}
+			}
 		}
 		k.reported[msg.Name] = msg.Value
 	default:
@@ -671,7 +676,7 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 			if !c.stale {
 				k.begin(c)
 			}
-			if c.ends && !k.moved {
+			if c.ends && (c.parsing || !k.moved) {
 				c.complete = true // but for what the end of the transaction says
 				continue
 			}
@@ -709,6 +714,14 @@ func (k *conn) read(ctx context.Context, c *Call) answer {
 			}
 			k.syncs--
 			k.retired = k.retired || msg.TxStatus != 'I'
+			if (c.parsing || c.describe) && slices.Contains(Meanings, k.changed[0]) {
+				// A reload of the server's configuration, say, reached the session just
+				// before the text. Nobody knows what it has been taken for.
+				for _, r := range k.group[k.head:] {
+					r.misread = r.misread || r.desc == c.desc
+				}
+				return k.pass(ctx, c, k.conclude(c))
+			}
 			if c.first && !c.stale || c.describe && c.renews {
 				if k.second(c) {
 					continue
@@ -780,6 +793,10 @@ func (k *conn) unexpected(c *Call, msg pgproto3.BackendMessage) answer {
 // conclude ends a call whose answer is complete, or has it run again if that was not
 // what the description says.
 func (k *conn) conclude(c *Call) answer {
+	if c.misread {
+		c.finish(ErrElsewhere)
+		return answerEnded
+	}
 	if c.stale {
 		return k.restart(c)
 	}

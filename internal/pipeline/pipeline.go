@@ -151,6 +151,11 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+// Meanings are the settings that say what a text means, and to whom, as far as PostgreSQL
+// tells its clients of them, when they connect and when they change. (search_path is told
+// from 18 on.) It must not be changed.
+var Meanings = []string{"standard_conforming_strings", "client_encoding", "session_authorization", "is_superuser", "search_path"}
+
 // Errors that a call can finish with, beside the server's.
 var (
 	// ErrAbandoned is the outcome of a call that nobody waited for any more when
@@ -158,9 +163,10 @@ var (
 	ErrAbandoned = errors.New("flightpg: every caller of the shared read has gone")
 	// ErrClosed is the outcome of calls that wait when the pool is closed.
 	ErrClosed = errors.New("sql: database is closed") // as database/sql says it
-	// ErrElsewhere says that the call cannot be served here, and that nothing
-	// was executed: run it through pgx. It is the outcome of whatever pgx itself
-	// refuses, so that its users see its own errors.
+	// ErrElsewhere says that the call cannot be served here: run it through pgx. It
+	// is the outcome of whatever pgx itself refuses, so that its users see its own
+	// errors; then nothing was executed. It is also that of what the session may have
+	// taken for something else, see Meanings; then it has an answer that does not count.
 	ErrElsewhere = errors.New("flightpg: not for the pipeline")
 	// ErrSpare is ErrElsewhere for a call that has been given a connection elsewhere,
 	// by Config.Spare.

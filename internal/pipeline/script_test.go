@@ -44,6 +44,8 @@ import (
 //	               parameter ends in 3
 //	number         one row: the parameter, an int8
 //	refused CODE   the error, when its parameter is bound
+//	literal        a row: the parameter, and how the server read texts when it parsed this
+//	               one, see reload
 //	big N          N rows of 1,000 bytes and more: the parameter, and padding
 //
 // What comes behind a text's semicolon is padding.
@@ -69,6 +71,7 @@ type script struct {
 	cpu      chan struct{} // holds who has it
 	version  int           // of the table
 	broken   string        // the error of what was prepared for another version
+	reading  int           // of texts: 0 as in the beginning, 1 as after a reload of the configuration
 	locks    [relations]relation
 	unlocked chan struct{} // closed when any lock has been let go of
 	// wrap may change the client's end of each new connection.
@@ -97,6 +100,8 @@ type scripted struct {
 	client  *clientView
 	timeout time.Duration // of statements, or 0
 	running bool          // has s.cpu, until the group ends
+	reading int           // of texts, as of the session's last transaction
+	tells   bool          // that it has changed, when the transaction ends
 	unsent  int           // bytes of rows
 
 	// Guarded by s.mu.
@@ -112,6 +117,7 @@ type scripted struct {
 type preparedText struct {
 	text    string
 	version int // of the table, then
+	reading int // of the text
 }
 
 func newScript() *script {
@@ -282,6 +288,8 @@ func (c *scripted) loop(b *pgproto3.Backend) error {
 		if !isSync && !c.busy { // written by this goroutine only
 			s.mu.Lock()
 			c.busy = true
+			c.tells = c.tells || c.reading != s.reading
+			c.reading = s.reading
 			lag := s.lag
 			s.mu.Unlock()
 			if lag > 0 {
@@ -377,6 +385,10 @@ func (c *scripted) loop(b *pgproto3.Backend) error {
 
 // ready ends a transaction.
 func (c *scripted) ready(b *pgproto3.Backend) error {
+	if c.tells {
+		c.tells = false
+		b.Send(&pgproto3.ParameterStatus{Name: Meanings[0], Value: strconv.Itoa(c.reading)})
+	}
 	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 	c.s.mu.Lock()
 	c.unlockLocked()
@@ -449,7 +461,7 @@ func (c *scripted) parse(msg *pgproto3.Parse) (code string) {
 		}
 		return "42P05"
 	}
-	c.stmts[msg.Name] = preparedText{text, s.version}
+	c.stmts[msg.Name] = preparedText{text, s.version, c.reading}
 	return ""
 }
 
@@ -685,6 +697,8 @@ func (c *scripted) execute(b *pgproto3.Backend, st preparedText, param string, f
 	switch word {
 	case "echo":
 		row(param)
+	case "literal":
+		row(param + " " + strconv.Itoa(st.reading))
 	case "twocolumns":
 		row(make([]string, len(c.describe(st).Fields))...)
 	case "table":

@@ -658,6 +658,54 @@ func TestScript_Broken(t *testing.T) {
 			t.Errorf("Stats = %+v; want nothing tainted", st)
 		}
 	})
+	// A session hears of a reload of the server's configuration before the next message,
+	// and tells of it when the transaction ends: what it has parsed meanwhile may mean
+	// anything.
+	bubble(t, "TextsMeanSomethingElse", oneFast, func(t *testing.T, s *script, p *testPool) {
+		reload := func() {
+			s.mu.Lock()
+			s.reading++
+			s.mu.Unlock()
+		}
+		elsewhere := func(text string) {
+			t.Helper()
+			reload()
+			if got, err := p.query(context.Background(), text, "x"); !errors.Is(err, ErrElsewhere) {
+				t.Errorf("%s, parsed just after a reload: %q, %v; want ErrElsewhere", text, got, err)
+			}
+			synctest.Wait()
+			if st := p.Stats(); st.Open != 0 {
+				t.Errorf("Stats = %+v; want the connection closed", st)
+			}
+			s.mu.Lock()
+			s.reading = 0
+			s.mu.Unlock()
+		}
+		p.warm(t, "echo", "sleep 200us")
+		elsewhere("literal;described there")
+		p.warm(t, "literal")
+		p.CloseIdle()
+		p.warm(t, "echo", "sleep 200us") // on a connection that has not parsed the other
+		elsewhere("literal")
+		// What was parsed before means what it did; so it is with pgx.
+		p.want(t, "x 0", "literal", "x")
+		reload()
+		p.want(t, "x 0", "literal", "x")
+		s.mu.Lock()
+		s.reading = 0
+		s.mu.Unlock()
+		// In company.
+		p.warm(t, "literal", "echo", "sleep 200us")
+		p.CloseIdle()
+		p.warm(t, "echo", "sleep 200us")
+		reload()
+		got, errs := p.together("echo", "literal", "literal", "echo")
+		for i, want := range []string{"0", "1 0", "2 0", "3"} {
+			if errs[i] != nil && !errors.Is(errs[i], ErrElsewhere) || errs[i] == nil && got[i] != want {
+				t.Errorf("call %d = %q, %v; want %q, or ErrElsewhere", i, got[i], errs[i], want)
+			}
+		}
+	})
 	bubble(t, "PanicInARead", oneFast, func(t *testing.T, s *script, p *testPool) {
 		p.warm(t, "echo", "sleep 1ms")
 		for _, end := range []func(){func() { panic("boom") }, runtime.Goexit} {
