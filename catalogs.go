@@ -15,6 +15,7 @@ import (
 
 	"github.com/flightpg/flightpg/internal/catalog"
 	"github.com/flightpg/flightpg/internal/flight"
+	"github.com/flightpg/flightpg/internal/sqlscan"
 )
 
 // database is what all connectors to one database in a process share.
@@ -361,7 +362,15 @@ func (s *session) loadCatalog(ctx context.Context) (_ *catalog.Set, err error) {
 			s.rollBack(ctx, "ROLLBACK")
 		}
 		return err
-	})
+	}, s.c.words())
+}
+
+// words is what functions' bodies are read with, nil if they are not.
+func (c *Connector) words() catalog.WordsFunc {
+	if c.cfg.TrustDeclared {
+		return nil
+	}
+	return sqlscan.Words
 }
 
 // RefreshCatalog loads the catalog of db's database again, now: after DDL that

@@ -112,6 +112,13 @@ type Config struct {
 	// the same settings that policies ask for. DSN: flight_rls=on|off.
 	RLS bool
 
+	// TrustDeclared believes what functions are declared: STABLE and IMMUTABLE ones
+	// may be shared whatever they do. Without it their bodies are looked into as well,
+	// as far as these can be read (SQL, PL/pgSQL, what other languages have statements
+	// executed with): none is shared that calls, or may call, what must not be, or that
+	// could write. DSN: flight_trust_declared=on|off.
+	TrustDeclared bool
+
 	// PartitionKey says which callers are alike: reads of different partitions
 	// never share. It is called with each call's context, and must be quick
 	// and safe for concurrent use. Give it where hooks set up sessions from

@@ -54,6 +54,9 @@ var params = []param{
 		}
 		return nil
 	}},
+	{"flight_trust_declared", "on or off", func(c *Config, v string) error {
+		return setBool(&c.TrustDeclared, v)
+	}},
 	{"flight_rls", "on or off", func(c *Config, v string) error {
 		return setBool(&c.RLS, v)
 	}},

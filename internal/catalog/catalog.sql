@@ -42,7 +42,20 @@ tree(kind, oid, tree) as (
   from pg_catalog.pg_constraint where contypid operator(pg_catalog.>=) 16384 and conbin is not null
   union all
   select 'f', oid, proargdefaults::pg_catalog.text
-  from pg_catalog.pg_proc where proargdefaults is not null and oid operator(pg_catalog.>=) 16384),
+  from pg_catalog.pg_proc where proargdefaults is not null and oid operator(pg_catalog.>=) 16384
+  union all
+  -- (BEGIN ATOMIC, from 14 on)
+  select 'F', p.oid, pg_catalog.to_jsonb(p) operator(pg_catalog.->>) 'prosqlbody'
+  from pg_catalog.pg_proc p
+  where p.oid operator(pg_catalog.>=) 16384 and prolang operator(pg_catalog.=) 14 and prosrc operator(pg_catalog.=) ''),
+-- built-in types that somebody has given a default way of comparing, which sorting,
+-- grouping and the like use without a name; and their arrays
+compared as materialized (
+  select t.oid
+  from pg_catalog.pg_type t
+  join pg_catalog.pg_opclass o on o.opcintype operator(pg_catalog.=) t.oid or o.opcintype operator(pg_catalog.=) t.typelem and t.typcategory operator(pg_catalog.=) 'A'
+  where t.oid operator(pg_catalog.<) 16384 and o.oid operator(pg_catalog.>=) 16384 and o.opcdefault
+    and o.opcmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[])),
 mention as materialized (
   select tree.kind, tree.oid, m[1] as field, m[2]::pg_catalog.oid as target
   from tree, pg_catalog.regexp_matches(tree, ':(funcid|opfuncid|aggfnoid|winfnoid|opno|relid|typid|resulttype) (\d+)', 'g') m
@@ -98,6 +111,12 @@ edge(kind, oid, target_kind, target) as materialized (
   select 'f', a.aggfnoid::pg_catalog.oid, 'o', a.aggsortop
   from pg_catalog.pg_aggregate a where a.aggsortop operator(pg_catalog.>=) 16384
   union
+  -- built-ins by another name
+  select 'f', p.oid, 'f', b.oid
+  from pg_catalog.pg_proc p
+  join pg_catalog.pg_proc b on b.prosrc operator(pg_catalog.=) p.prosrc and b.prolang operator(pg_catalog.=) 12 and b.oid operator(pg_catalog.<) 16384
+  where p.oid operator(pg_catalog.>=) 16384 and p.prolang operator(pg_catalog.=) 12
+  union
   -- types: input and output, elements, members
   select 't', t.oid, 'f', p
   from pg_catalog.pg_type t,
@@ -110,6 +129,8 @@ edge(kind, oid, target_kind, target) as materialized (
   union
   select 't', rngmultitypid, 't', rngtypid from pg_catalog.pg_range where rngtypid operator(pg_catalog.>=) 16384
   union
+  select 'd', rngtypid, 't', rngmultitypid from pg_catalog.pg_range where rngtypid operator(pg_catalog.>=) 16384
+  union
   select 't', rngtypid, 'f', p
   from pg_catalog.pg_range, pg_catalog.unnest(array[rngcanonical, rngsubdiff]::pg_catalog.oid[]) p
   where rngtypid operator(pg_catalog.>=) 16384 and p operator(pg_catalog.<>) 0
@@ -119,7 +140,18 @@ edge(kind, oid, target_kind, target) as materialized (
   where r.rngtypid operator(pg_catalog.>=) 16384 and o.oid operator(pg_catalog.>=) 16384
   union
   select 't', opcintype, 'm', opcfamily
-  from pg_catalog.pg_opclass where oid operator(pg_catalog.>=) 16384 and opcintype operator(pg_catalog.>=) 16384
+  from pg_catalog.pg_opclass
+  where oid operator(pg_catalog.>=) 16384
+    and (opcintype operator(pg_catalog.>=) 16384 or opcdefault and opcmethod operator(pg_catalog.=) any ('{403,405}'::pg_catalog.oid[]))
+  union
+  -- what makes a compared value of something else
+  select 'f', p.oid, 't', c.oid
+  from pg_catalog.pg_proc p
+  join compared c on c.oid operator(pg_catalog.=) p.prorettype or c.oid operator(pg_catalog.=) any (p.proallargtypes) or c.oid operator(pg_catalog.=) any (p.proargtypes)
+  union
+  select 'o', o.oid, 't', c.oid
+  from pg_catalog.pg_operator o join compared c on c.oid operator(pg_catalog.=) o.oprresult
+  where o.oprleft operator(pg_catalog.<>) all (select oid from compared) and o.oprright operator(pg_catalog.<>) all (select oid from compared)
   union
   -- operators
   select 'o', oid, 'f', oprcode::pg_catalog.oid from pg_catalog.pg_operator where oid operator(pg_catalog.>=) 16384
@@ -195,6 +227,14 @@ where oid operator(pg_catalog.<) 16384 and pronamespace operator(pg_catalog.=) 1
   and pronargdefaults operator(pg_catalog.=) 0 and pronargs operator(pg_catalog.>) 0
   and proname operator(pg_catalog.=) any (array(select proname from pg_catalog.pg_proc where oid operator(pg_catalog.>=) 16384))
 union all
+-- (before functions and operators)
+select 'q', oid::pg_catalog.text, '', '', '' from compared
+union all
+select 'Q', p.oid::pg_catalog.text, p.pronamespace::pg_catalog.text, p.proname::pg_catalog.text, ''
+from pg_catalog.pg_proc p
+where p.oid operator(pg_catalog.<) 16384 and exists (
+  select from compared c where c.oid operator(pg_catalog.=) p.prorettype or c.oid operator(pg_catalog.=) any (p.proallargtypes))
+union all
 select 'f', p.oid::pg_catalog.text, pronamespace::pg_catalog.text, proname::pg_catalog.text,
   pg_catalog.concat_ws(' ', pg_catalog.concat(prokind, case when proargnames is not null then 'n' end), provolatile, pronargs, pronargdefaults, provariadic,
     case when prolang operator(pg_catalog.=) 13 and prosrc operator(pg_catalog.=) any (
@@ -202,6 +242,13 @@ select 'f', p.oid::pg_catalog.text, pronamespace::pg_catalog.text, proname::pg_c
     prorettype, proargtypes, pg_catalog.array_to_string(proallargtypes, ' '))
 from pg_catalog.pg_proc p join schema s on s.oid operator(pg_catalog.=) p.pronamespace
 where p.oid operator(pg_catalog.>=) 16384 or s.nspname operator(pg_catalog.<>) 'pg_catalog'
+union all
+-- bodies of functions that are not declared volatile
+select 'y', p.oid::pg_catalog.text, '', l.lanname::pg_catalog.text, p.prosrc
+from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid operator(pg_catalog.=) p.prolang
+where p.oid operator(pg_catalog.>=) 16384 and p.provolatile operator(pg_catalog.<>) 'v'
+  and p.prokind operator(pg_catalog.=) any ('{f,w}'::pg_catalog."char"[])
+  and p.prolang operator(pg_catalog.<>) all ('{12,13}'::pg_catalog.oid[]) and p.prosrc operator(pg_catalog.<>) ''
 union all
 select 'b', p.oid::pg_catalog.text, pronamespace::pg_catalog.text, proname::pg_catalog.text,
   pg_catalog.concat_ws(' ', provolatile,
@@ -266,6 +313,7 @@ from (
   select atttypid, attrelid from pg_catalog.pg_attribute
   where atttypid operator(pg_catalog.>=) 16384
     or atttypid operator(pg_catalog.=) any ('{2202,2204,2206}'::pg_catalog.oid[]) and attrelid operator(pg_catalog.>=) 16384
+    or atttypid operator(pg_catalog.=) any (select oid from compared)
   group by 1, 2) x
 group by atttypid
 union all
@@ -273,6 +321,8 @@ select 'o', o.oid::pg_catalog.text, oprnamespace::pg_catalog.text, oprname::pg_c
   pg_catalog.concat_ws(' ', oprkind, oprleft, oprright, oprresult)
 from pg_catalog.pg_operator o join schema s on s.oid operator(pg_catalog.=) o.oprnamespace
 where o.oid operator(pg_catalog.>=) 16384 or s.nspname operator(pg_catalog.<>) 'pg_catalog'
+  or o.oprresult operator(pg_catalog.=) any (select oid from compared)
+    and o.oprleft operator(pg_catalog.<>) all (select oid from compared) and o.oprright operator(pg_catalog.<>) all (select oid from compared)
 union all
 select 'O', '', '', oprname::pg_catalog.text,
   pg_catalog.concat_ws(' ', case when pg_catalog.bool_or(oprleft operator(pg_catalog.=) 25 and oprright operator(pg_catalog.=) 25) then 'text' end,

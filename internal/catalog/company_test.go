@@ -21,7 +21,7 @@ func loadRows(t *testing.T, rows string) *Set {
 			}
 		}
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

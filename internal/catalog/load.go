@@ -20,7 +20,10 @@ type QueryFunc func(ctx context.Context, sql string, row func(cells []string) er
 // Load reads what a session's database says about its names, in one round trip, for
 // any role. Names are resolved as in that session, so it must have the search_path
 // of the sessions that the Set is used for, and no temporary objects.
-func Load(ctx context.Context, query QueryFunc) (*Set, error) {
+//
+// words reads the bodies of functions that are declared STABLE or IMMUTABLE; nil: the
+// declaration is believed.
+func Load(ctx context.Context, query QueryFunc, words WordsFunc) (*Set, error) {
 	l := loader{
 		set: &Set{
 			schemas: map[string]*schema{},
@@ -30,7 +33,7 @@ func Load(ctx context.Context, query QueryFunc) (*Set, error) {
 		schemas: map[string]*schema{},
 		rowType: map[string]node{},
 		textual: map[string]bool{}, overloads: map[string][][]node{},
-		users: map[node][]node{},
+		users: map[node][]node{}, reads: words != nil,
 	}
 	if err := query(ctx, catalogSQL, l.row); err != nil {
 		return nil, err
@@ -38,6 +41,7 @@ func Load(ctx context.Context, query QueryFunc) (*Set, error) {
 	if l.set.version == 0 || len(l.names) == 0 {
 		return nil, fmt.Errorf("flightpg: the catalog query gave no answer")
 	}
+	l.readBodies(words)
 	l.link()
 	l.collectTables()
 	l.spread()
@@ -50,6 +54,7 @@ func Load(ctx context.Context, query QueryFunc) (*Set, error) {
 //
 //	f function   o operator   m operator family   c cast
 //	r relation that is read   t type whose values are used   T type that is converted to
+//	s syntax that looks like a function
 //
 // A value of type t has been read, compared or put out; a conversion to it can
 // do more, and T stands for that.
@@ -78,6 +83,8 @@ type loader struct {
 	types     []namedType
 	operators []namedOperator
 	casts     []cast
+	bodies    []body
+	reads     bool            // bodies are looked into
 	columns   [][2]string     // type, list of relations
 	rowType   map[string]node // by OID of the relation
 	isRow     map[node]bool   // the values of rowType
@@ -171,7 +178,11 @@ func (l *loader) row(cells []string) error {
 	if len(cells) != 5 || cells[0] == "" {
 		return fmt.Errorf("flightpg: a row of the catalog query has %d columns", len(cells))
 	}
-	kind, oid, in, name, more := cells[0], cells[1], l.schemas[cells[2]], cells[3], strings.Fields(cells[4])
+	kind, oid, in, name := cells[0], cells[1], l.schemas[cells[2]], cells[3]
+	var more []string
+	if kind != "y" {
+		more = strings.Fields(cells[4])
+	}
 	field := func(i int) string {
 		if i < len(more) {
 			return more[i]
@@ -254,6 +265,18 @@ func (l *loader) row(cells []string) error {
 		if in != nil {
 			l.functions = append(l.functions, f)
 		}
+	case "q": // built-in type that users' code compares
+		for _, name := range constructors(nodeOf('t', oid).oid()) {
+			f := namedFunction{in: l.set.schemas["pg_catalog"], name: name, node: node(len(l.functions)) | node('s')<<32, kind: 'a'}
+			l.uses(f.node, nodeOf('t', oid))
+			l.functions = append(l.functions, f)
+		}
+	case "Q": // built-in function that yields such a value
+		if in != nil {
+			l.functions = append(l.functions, namedFunction{in: in, name: name, node: nodeOf('f', oid), kind: 'a'})
+		}
+	case "y": // body of a function: language, text
+		l.bodies = append(l.bodies, body{nodeOf('f', oid), name, cells[4]})
 	case "b": // built-in function that something refers to: volatility, internal
 		l.builtins = append(l.builtins, builtinFunction{in, name, nodeOf('f', oid)})
 		class := Function(name)
@@ -275,13 +298,18 @@ func (l *loader) row(cells []string) error {
 		}
 		if elem := nodeOf('t', field(2)); elem.oid() != 0 {
 			l.usesType(t.node, elem)
+			if t.node.user() {
+				l.uses(elem, t.node) // array_agg makes one of it
+			}
 		}
 		if in != nil {
 			l.types = append(l.types, t)
 		}
 	case "a": // arrays of rows: type, element, type, element…
 		for i := 0; i+1 < len(more); i += 2 {
-			l.usesType(nodeOf('t', more[i]), nodeOf('t', more[i+1]))
+			array, elem := nodeOf('t', more[i]), nodeOf('t', more[i+1])
+			l.usesType(array, elem)
+			l.uses(elem, array)
 		}
 	case "k": // columns: type, relations
 		l.columns = append(l.columns, [2]string{oid, cells[4]})
@@ -310,10 +338,16 @@ func (l *loader) row(cells []string) error {
 		}
 		for _, target := range more {
 			switch n := nodeOf(to[0], target); from[0] {
+			case 'F':
+				if l.reads {
+					l.uses(nodeOf('f', oid), n)
+				}
 			case 't':
 				if to[0] == 't' {
 					l.usesType(nodeOf('t', oid), n)
 				}
+				l.uses(nodeOf('t', oid), n)
+			case 'd': // a value of the first can become one of the second
 				l.uses(nodeOf('t', oid), n)
 			case 'x':
 				l.plans = append(l.plans, [2]node{nodeOf('r', oid), n})
@@ -323,6 +357,18 @@ func (l *loader) row(cells []string) error {
 				l.uses(nodeOf(from[0], oid), n)
 			}
 		}
+	}
+	return nil
+}
+
+// constructors are what yields a value of the type without being a function: syntax that
+// looks like one.
+func constructors(oid uint32) []string {
+	switch oid {
+	case 114: // json
+		return []string{"json", "json_array", "json_arrayagg", "json_object", "json_objectagg", "json_scalar"}
+	case 142: // xml
+		return []string{"xmlconcat", "xmlelement", "xmlforest", "xmlparse", "xmlpi", "xmlroot"}
 	}
 	return nil
 }
@@ -361,12 +407,10 @@ func (l *loader) link() {
 	}
 	for _, c := range l.casts {
 		switch {
-		case c.implicit:
-			for _, t := range []node{c.source, c.target} {
-				if t.user() {
-					l.uses(t, c.node)
-				}
-			}
+		case c.implicit && c.source.user():
+			l.uses(c.source, c.node) // there must be a value of it
+		case c.implicit && c.target.user():
+			l.uses(c.target, c.node)
 		case c.target.user():
 			l.uses(c.target.as('T'), c.node)
 		case c.source.user():
@@ -485,6 +529,11 @@ func (l *loader) fill() {
 		u := l.use(t.node.as('T'))
 		t.in.types[t.name] = u
 		note(t.name, u)
+	}
+	for n, f := range l.faults {
+		if n>>32 == 'm' && !n.user() { // somebody has added to a built-in family
+			s.anything = worse(s.anything, f)
+		}
 	}
 	rowsConvert := false // rows of tables become values by themselves
 	tables := map[node]bool{}

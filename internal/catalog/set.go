@@ -92,6 +92,7 @@ const (
 	Locks                    // a view that locks rows
 	Writes                   // a view that writes
 	Samples                  // a view with TABLESAMPLE and no REPEATABLE
+	MayWrite                 // a function whose body could write, or run a text
 )
 
 // Version returns the server's major version.

@@ -250,7 +250,7 @@ func TestLoadErrors(t *testing.T) {
 			return row([]string{"v", "", "", "x", ""})
 		},
 	} {
-		if set, err := catalog.Load(t.Context(), query); err == nil || set != nil {
+		if set, err := catalog.Load(t.Context(), query, sqlscan.Words); err == nil || set != nil {
 			t.Errorf("Load = %v, %v; want an error", set, err)
 		}
 	}
@@ -275,7 +275,7 @@ func TestLarge(t *testing.T) {
 		start, rows := time.Now(), 0
 		_, err := catalog.Load(t.Context(), func(ctx context.Context, sql string, row func([]string) error) error {
 			return queryFunc(conn)(ctx, sql, func(cells []string) error { rows++; return row(cells) })
-		})
+		}, sqlscan.Words)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -30,6 +30,8 @@ func (v *Verdict) Hint() string {
 	switch f.Cause {
 	case catalog.Volatile:
 		return fmt.Sprintf("%sfunction %s is volatile: declare it STABLE or IMMUTABLE if it only reads", subject, f.Object)
+	case catalog.MayWrite:
+		return fmt.Sprintf("%sfunction %s could write, or run SQL from a string, by its body: if it only reads, whatever its arguments, set flight_trust_declared=on", subject, f.Object)
 	case catalog.Dangerous:
 		return fmt.Sprintf("%sbuilt-in function %s, whose answer belongs to one call or session, or which has an effect", subject, f.Object)
 	case catalog.RunsSQL:

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/flightpg/flightpg/internal/catalog"
 	"github.com/flightpg/flightpg/internal/sqlscan"
 )
 
@@ -16,6 +17,41 @@ func TestHostile(t *testing.T) {
 	conn := connect(t, database(t, "testdata/hostile.sql"))
 	set := load(t, conn)
 	checkTable(t, conn, "testdata/hostile.tsv", func(sql string) Verdict { return Judge(sql, set, Options{}) })
+}
+
+// TestClosure is for what is reached though no name in a statement shows it.
+func TestClosure(t *testing.T) {
+	conn := connect(t, database(t, "testdata/closure.sql"))
+	set := load(t, conn)
+	checkTable(t, conn, "testdata/closure.tsv", func(sql string) Verdict { return Judge(sql, set, Options{}) })
+
+	// Whoever believes the declarations does not look into bodies.
+	trusting, err := catalog.Load(t.Context(), queryFunc(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sql, shared := range map[string]bool{
+		"SELECT swallows(1)": true, "SELECT swallows_atomic(1)": true, "SELECT pid()": true, "SELECT dynamic(1)": true, "SELECT through_view()": true,
+		"SELECT logs()": false, "SELECT pid_internal()": false, "SELECT id FROM t ORDER BY j": false,
+	} {
+		want(t, trusting, Options{}, shared, sql)
+	}
+}
+
+// TestFamilies: members that somebody has added to a built-in operator family can be
+// reached by any statement.
+func TestFamilies(t *testing.T) {
+	conn := connect(t, database(t, "testdata/closure.sql"))
+	want(t, load(t, conn), Options{}, true, "SELECT 1")
+	run(t, conn, `CREATE FUNCTION in_range(float8, float8, text, bool, bool) RETURNS bool VOLATILE LANGUAGE plpgsql AS $$ BEGIN PERFORM hit(); RETURN true; END $$;
+		ALTER OPERATOR FAMILY float_ops USING btree ADD FUNCTION 3 (float8, text) in_range(float8, float8, text, bool, bool)`)
+	const window = "SELECT count(*) OVER (ORDER BY x::float8 RANGE BETWEEN '1'::text PRECEDING AND CURRENT ROW) FROM generate_series(1, 3) x"
+	before := hits(t, conn)
+	run(t, conn, window)
+	if hits(t, conn) == before {
+		t.Fatal("the server does not call it; then nothing is shown here")
+	}
+	want(t, load(t, conn), Options{}, false, window)
 }
 
 // TestHostile18 adds what only newer servers have.

@@ -54,7 +54,7 @@ func run(t testing.TB, conn *pgx.Conn, sql string) {
 // load reads a session's catalog.
 func load(t testing.TB, conn *pgx.Conn) *catalog.Set {
 	t.Helper()
-	set, err := catalog.Load(t.Context(), queryFunc(conn))
+	set, err := catalog.Load(t.Context(), queryFunc(conn), sqlscan.Words)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -295,7 +295,7 @@ func (s *scanner) grammarType(name string) bool {
 		return false
 	}
 	switch kw := lookupKeyword(name); kw {
-	case kwSetof:
+	case kwSetof, kwJson: // json is a key word from 17 on, and compared by users' code if at all
 		return false
 	case kwDouble:
 		return s.next.kw == kwPrecision

@@ -1,0 +1,123 @@
+package catalog
+
+import "strings"
+
+// This file looks into the bodies of functions that are declared STABLE or IMMUTABLE:
+// what they call, and whether they could write. PostgreSQL believes the declaration; it
+// refuses only commands of theirs that write by themselves, not calls of functions that
+// do.
+
+// A Word is an identifier or key word of a text.
+type Word struct {
+	Name   string // as the server stores it
+	Schema string // what stands before it and a dot, or ""
+	Quoted bool
+	Called bool   // an opening parenthesis is next
+	After  string // the unquoted word right before it, or ""
+}
+
+// A WordsFunc calls visit with each word of a text that need not be a statement, by the
+// lexical rules of SQL, until that returns false. It reports whether it read the whole
+// text.
+type WordsFunc func(text string, visit func(Word) bool) bool
+
+// body is what a function is written in.
+type body struct {
+	node           node
+	language, text string
+}
+
+// readBodies adds what functions reach through their bodies.
+func (l *loader) readBodies(words WordsFunc) {
+	if words == nil {
+		return
+	}
+	functions := make(map[string][]*namedFunction)
+	for i := range l.functions {
+		f := &l.functions[i]
+		functions[f.name] = append(functions[f.name], f)
+	}
+	views := make(map[string][]*namedRelation)
+	for i := range l.relations {
+		if r := &l.relations[i]; r.kind == 'v' || r.kind == 'f' || r.kind == 'S' {
+			views[r.name] = append(views[r.name], r)
+		}
+	}
+	names := make(map[node]string, len(l.functions))
+	for _, f := range l.functions {
+		names[f.node] = f.name
+	}
+	for _, b := range l.bodies {
+		writes := func() { l.fault(b.node, MayWrite, names[b.node], Denied) }
+		switch b.language {
+		case "sql", "plpgsql":
+		default:
+			if runsStatements(b.text) {
+				writes()
+			}
+			continue
+		}
+		update := false
+		whole := words(b.text, func(w Word) bool {
+			in := l.set.schemas[w.Schema]
+			switch {
+			case w.Quoted, w.Schema != "":
+			case w.Name == "into" && (w.After == "insert" || w.After == "merge"), w.Name == "from" && w.After == "delete",
+				w.Name == "set" && update, w.Name == "execute" && w.After != "on" && w.After != "grant":
+				writes()
+			case w.Name == "update":
+				update = update || w.After != "for" && w.After != "key"
+			}
+			if w.Called {
+				known := false
+				for _, f := range functions[w.Name] {
+					if in == nil || f.in == in {
+						known = true
+						l.uses(b.node, f.node)
+					}
+				}
+				if w.Schema == "" || w.Schema == "pg_catalog" {
+					switch class := Function(w.Name); class {
+					case Safe:
+						known = true
+					case Unknown:
+					default:
+						l.fault(b.node, Dangerous, w.Name, class)
+					}
+				}
+				if !known && w.After == "perform" {
+					writes()
+				}
+				return true
+			}
+			if SessionView(w.Name) && (w.Schema == "" || w.Schema == "pg_catalog") {
+				l.fault(b.node, SystemView, w.Name, Private)
+			}
+			for _, r := range views[w.Name] {
+				if in == nil || r.in == in {
+					l.uses(b.node, r.node)
+				}
+			}
+			return true
+		})
+		if !whole {
+			writes() // nobody knows
+		}
+	}
+}
+
+// runsStatements reports whether a body in another language has what statements are
+// executed with there.
+func runsStatements(text string) bool {
+	text = strings.ToLower(text)
+	for _, call := range []string{
+		"spi_", "spi.", "spi::", // Perl, Tcl; R; Rust
+		"plpy.", "plv8.", "server.", "subtransaction", // Python, JavaScript, Lua
+		"pg.", "dbi", "dbgetquery", "execute", "jdbc",
+	} {
+		if strings.Contains(text, call) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,117 @@
+-- Objects that reach something volatile in ways that no name in a statement shows, and
+-- some that only look like it. What is volatile counts itself in hits.
+CREATE SEQUENCE hits;
+SELECT nextval('hits'); -- from now on each call shows
+CREATE FUNCTION hit() RETURNS int VOLATILE LANGUAGE sql AS $$SELECT nextval('public.hits')::int$$;
+CREATE TABLE t (id int PRIMARY KEY, name text, j json, p point, b box);
+INSERT INTO t SELECT i, 'n' || i, json_build_object('a', i), point(i, i), box(point(i, i), point(0, 0)) FROM generate_series(1, 3) i;
+
+-- Types that are made of a column's: arrays, multiranges, arrays of rows.
+CREATE TYPE feeling AS ENUM ('good', 'bad');
+CREATE TYPE span AS RANGE (subtype = float8, multirange_type_name = spans);
+CREATE TABLE mood (id int, f feeling);
+CREATE TABLE ranged (id int, r span);
+CREATE TABLE rowed (id int);
+INSERT INTO mood VALUES (1, 'good');
+INSERT INTO ranged VALUES (1, '[1,2]');
+INSERT INTO rowed VALUES (1);
+CREATE FUNCTION feelings_text(feeling[]) RETURNS text VOLATILE LANGUAGE sql AS $$SELECT public.hit()::text$$;
+CREATE CAST (feeling[] AS text) WITH FUNCTION feelings_text(feeling[]);
+CREATE FUNCTION spans_int(spans) RETURNS int VOLATILE LANGUAGE sql AS $$SELECT public.hit()$$;
+CREATE CAST (spans AS int) WITH FUNCTION spans_int(spans);
+CREATE FUNCTION rows_int(rowed[]) RETURNS int VOLATILE LANGUAGE sql AS $$SELECT public.hit()$$;
+CREATE CAST (rowed[] AS int) WITH FUNCTION rows_int(rowed[]);
+
+-- An implicit cast between two types of users: a value of the first is needed.
+CREATE TYPE source AS (x int);
+CREATE TYPE target AS ENUM ('a', 'b');
+CREATE FUNCTION to_target(source) RETURNS target VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN 'a'::public.target END$$;
+CREATE CAST (source AS target) WITH FUNCTION to_target(source) AS IMPLICIT;
+CREATE TABLE has_source (id int, s source);
+CREATE TABLE has_target (id int, g target);
+INSERT INTO has_source VALUES (1, ROW(1));
+INSERT INTO has_target VALUES (1, 'a');
+CREATE FUNCTION takes_target(target) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+
+-- Built-in types without a way of sorting, which somebody has given one.
+CREATE FUNCTION json_cmp(json, json) RETURNS int VOLATILE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.hit(); RETURN 0; END $$;
+CREATE FUNCTION json_lt(json, json) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1::text < $2::text';
+CREATE FUNCTION json_le(json, json) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1::text <= $2::text';
+CREATE FUNCTION json_eq(json, json) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1::text = $2::text';
+CREATE FUNCTION json_ge(json, json) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1::text >= $2::text';
+CREATE FUNCTION json_gt(json, json) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1::text > $2::text';
+CREATE OPERATOR <# (LEFTARG = json, RIGHTARG = json, PROCEDURE = json_lt);
+CREATE OPERATOR <=# (LEFTARG = json, RIGHTARG = json, PROCEDURE = json_le);
+CREATE OPERATOR =# (LEFTARG = json, RIGHTARG = json, PROCEDURE = json_eq);
+CREATE OPERATOR >=# (LEFTARG = json, RIGHTARG = json, PROCEDURE = json_ge);
+CREATE OPERATOR ># (LEFTARG = json, RIGHTARG = json, PROCEDURE = json_gt);
+CREATE OPERATOR CLASS json_ops DEFAULT FOR TYPE json USING btree AS
+  OPERATOR 1 <#, OPERATOR 2 <=#, OPERATOR 3 =#, OPERATOR 4 >=#, OPERATOR 5 >#, FUNCTION 1 json_cmp(json, json);
+CREATE FUNCTION point_hash(point) RETURNS int VOLATILE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.hit(); RETURN 1; END $$;
+CREATE FUNCTION point_eq(point, point) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 ~= $2';
+CREATE OPERATOR =## (LEFTARG = point, RIGHTARG = point, PROCEDURE = point_eq, HASHES);
+CREATE OPERATOR CLASS point_ops DEFAULT FOR TYPE point USING hash AS OPERATOR 1 =##, FUNCTION 1 point_hash(point);
+CREATE DOMAIN doc AS json;
+CREATE TABLE docs (id int, d doc);
+INSERT INTO docs VALUES (1, '{}'), (1, '{}');
+CREATE VIEW docs_view AS SELECT id, d::json AS d FROM docs;
+
+-- Functions that are declared STABLE, and what their bodies do.
+CREATE TABLE audit (x int);
+CREATE FUNCTION logs() RETURNS int VOLATILE LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES (1); RETURN public.hit(); END $$;
+CREATE FUNCTION swallows(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
+BEGIN
+  BEGIN PERFORM public.logs(); EXCEPTION WHEN OTHERS THEN NULL; END;
+  RETURN $1;
+END $$;
+CREATE FUNCTION swallows_deep(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT swallows($1)';
+CREATE FUNCTION swallows_atomic(int) RETURNS int STABLE LANGUAGE sql RETURN swallows($1);
+CREATE FUNCTION "Swallows"(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT "public" . "swallows" /* ( */ (1)';
+CREATE FUNCTION dynamic(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ DECLARE x int; BEGIN EXECUTE 'SELECT public.' || 'hit()' INTO x; RETURN x; END $$;
+CREATE FUNCTION dynamic_query(int) RETURNS SETOF int STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY EXECUTE('SELECT public.' || 'hit()'); END $$;
+CREATE FUNCTION inserts(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN IF $1 < 0 THEN INSERT INTO public.audit VALUES (1); END IF; RETURN 1; END $$;
+CREATE FUNCTION updates(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN IF $1 < 0 THEN UPDATE public.audit SET x = 1; END IF; RETURN 1; END $$;
+CREATE FUNCTION deletes(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN IF $1 < 0 THEN DELETE FROM public.audit; END IF; RETURN 1; END $$;
+CREATE FUNCTION merges(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN IF $1 < 0 THEN
+  MERGE INTO public.audit a USING public.t ON a.x = t.id WHEN MATCHED THEN DO NOTHING; END IF; RETURN 1; END $$;
+CREATE FUNCTION performs(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN IF $1 < 0 THEN PERFORM comes_later($1); END IF; RETURN 1; END $$;
+CREATE FUNCTION pid() RETURNS int STABLE LANGUAGE sql BEGIN ATOMIC SELECT pg_backend_pid(); END;
+CREATE FUNCTION pid_text() RETURNS int STABLE LANGUAGE sql AS 'SELECT pg_backend_pid()';
+CREATE FUNCTION pid_internal() RETURNS int STABLE LANGUAGE internal AS 'pg_backend_pid';
+CREATE FUNCTION sets() RETURNS text STABLE LANGUAGE sql AS $$SELECT set_config('app.x', 'y', false)$$;
+CREATE FUNCTION notifies() RETURNS void STABLE LANGUAGE sql AS $$SELECT pg_notify('a', 'b')$$;
+CREATE FUNCTION locks() RETURNS bool STABLE LANGUAGE sql AS $$SELECT pg_try_advisory_lock(1)$$;
+CREATE FUNCTION tenant() RETURNS text STABLE LANGUAGE sql AS $$SELECT pg_catalog.current_setting('app.tenant', true)$$;
+CREATE FUNCTION rolls() RETURNS float8 STABLE LANGUAGE sql BEGIN ATOMIC SELECT random(); END;
+CREATE FUNCTION activity() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM pg_stat_activity';
+CREATE VIEW tenants AS SELECT tenant() AS tenant;
+CREATE FUNCTION through_view() RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT tenant FROM public.tenants); END $$;
+CREATE FUNCTION through_view_atomic() RETURNS text STABLE LANGUAGE sql RETURN (SELECT tenant FROM tenants);
+CREATE AGGREGATE swallowing(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0', FINALFUNC = swallows);
+CREATE FUNCTION swallow_eq(int, int) RETURNS bool STABLE LANGUAGE sql AS 'SELECT swallows($1) = $2';
+CREATE OPERATOR =@= (LEFTARG = int, RIGHTARG = int, PROCEDURE = swallow_eq);
+CREATE FUNCTION positive(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT swallows($1) > 0';
+CREATE DOMAIN counted AS int CHECK (positive(VALUE));
+
+-- What only looks like it.
+CREATE SCHEMA other;
+CREATE FUNCTION other.plain(int) RETURNS int VOLATILE LANGUAGE sql AS 'SELECT public.hit()';
+CREATE FUNCTION plain(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
+DECLARE
+  n int; -- UPDATE t SET x = 1
+  message text := 'INSERT INTO audit, hit(), EXECUTE';
+BEGIN
+  /* DELETE FROM t; PERFORM hit(); */
+  SELECT count(*) INTO n FROM public.t WHERE id = $1 AND name <> message;
+  IF n > 1 THEN RAISE EXCEPTION 'insert into %', n; END IF;
+  FOR n IN SELECT id FROM public.t ORDER BY id LOOP EXIT WHEN n > 1; END LOOP;
+  PERFORM lower('x');
+  RETURN coalesce(n, (SELECT max(id) FROM public.t), greatest(1, 2));
+EXCEPTION WHEN division_by_zero THEN
+  RETURN date_part('year', now())::int;
+END $$;
+CREATE FUNCTION plain_sql(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT public.plain($1) + 1 FROM t WHERE id = 1';
+CREATE FUNCTION plain_atomic(int) RETURNS int STABLE LANGUAGE sql RETURN plain($1) + 1;
+CREATE FUNCTION plain_internal(text) RETURNS text IMMUTABLE STRICT LANGUAGE internal AS 'upper';
+CREATE FUNCTION documented(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1 AS updated /* nextval(''hits'') */ FROM (VALUES (1)) AS inserted(hit)';
+CREATE DOMAIN checked AS int CHECK (plain_atomic(VALUE) > 0);

@@ -1,0 +1,42 @@
+package sqlscan
+
+import "github.com/flightpg/flightpg/internal/catalog"
+
+// Words calls visit with each word of a text that need not be a statement, such as a
+// function's body in PL/pgSQL, until that returns false. It reports whether it read the
+// whole text: whether that follows SQL's lexical rules, and visit never returned false.
+// In strings and comments there are no words.
+func Words(text string, visit func(catalog.Word) bool) bool {
+	var s scanner // whose lexer and names these are
+	s.src = text
+	t := s.lexer.next()
+	var w catalog.Word // the last one, if nothing is between
+	dot := false
+	for t.kind != tokEOF {
+		next := s.lexer.next()
+		switch t.kind {
+		case tokBad:
+			return false
+		case tokDot:
+			if dot = w.Name != ""; !dot {
+				w = catalog.Word{}
+			}
+		case tokIdent, tokQuoted, tokUQuoted:
+			n := catalog.Word{Name: s.nameOf(t), Quoted: t.kind != tokIdent, Called: next.kind == tokOpen}
+			switch {
+			case dot:
+				n.Schema = w.Name
+			case !w.Quoted:
+				n.After = w.Name
+			}
+			if !visit(n) {
+				return false
+			}
+			w, dot = n, false
+		default:
+			w, dot = catalog.Word{}, false
+		}
+		t = next
+	}
+	return true
+}
