@@ -239,7 +239,7 @@ func (l *loader) row(cells []string) error {
 		}
 	case "B": // built-in function: types of arguments
 		l.overloads[name] = append(l.overloads[name], typesOf(more))
-	case "f": // function: kind and whether arguments have names, volatility, arguments, defaults, variadic, runs SQL, types
+	case "f": // function: kind and whether arguments have names, volatility, arguments, defaults, variadic, symbol of its code in C, types
 		f := namedFunction{
 			in: in, name: name, node: nodeOf('f', oid), kind: field(0)[0], named: len(field(0)) > 1, variadic: field(4) != "0",
 		}
@@ -259,8 +259,10 @@ func (l *loader) row(cells []string) error {
 		switch {
 		case f.kind == 'p', f.kind != 'a' && field(1) == "v":
 			l.fault(f.node, Volatile, name, Denied)
-		case field(5) == "1":
-			l.fault(f.node, RunsSQL, name, Denied)
+		default:
+			if cause, wrong := misdeclared(field(5)); wrong {
+				l.fault(f.node, cause, name, Denied)
+			}
 		}
 		if in != nil {
 			l.functions = append(l.functions, f)
