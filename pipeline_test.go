@@ -203,7 +203,7 @@ func TestPipeline_Stream(t *testing.T) {
 }
 
 func TestPipeline_Guard(t *testing.T) {
-	db, plain := openPipeline(t, Config{})
+	db, plain := openPipeline(t, Config{TrustDeclared: true})
 	// What the rules let pass as stable, and is not.
 	mustExec(t, plain, "CREATE FUNCTION write() RETURNS int LANGUAGE plpgsql VOLATILE AS 'BEGIN INSERT INTO items VALUES (5000, NULL); RETURN 1; END'")
 	mustExec(t, plain, "CREATE FUNCTION sneaky() RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN RETURN write(); END'")
