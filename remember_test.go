@@ -30,7 +30,7 @@ func openBoth(t *testing.T) (handles map[Executor]*sql.DB, admin *pgx.Conn) {
 	t.Cleanup(func() { _ = admin.Close(context.Background()) })
 	handles = make(map[Executor]*sql.DB)
 	for _, e := range []Executor{ExecutorPipeline, ExecutorGeneric} {
-		db, err := OpenDB(dsn, Config{Executor: e})
+		db, err := OpenDB(dsn, Config{Executor: e, TrustDeclared: true})
 		if err != nil {
 			t.Fatal(err)
 		}

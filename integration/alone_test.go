@@ -437,7 +437,7 @@ func TestAlone_LateCancel(t *testing.T) {
 	letGo := make(chan struct{})
 	u := *upstream
 	u.Host = slowCancels(t, upstream.Host, letGo).String()
-	db := open(t, "flightpg", with(u.String(), "flight_executor=generic&flight_conns=1&sslmode=disable"))
+	db := open(t, "flightpg", with(u.String(), "flight_executor=generic&flight_conns=1&sslmode=disable&flight_trust_declared=on"))
 	loaded(t, db)
 	read := func(ctx context.Context, seconds float64) (pid int, err error) {
 		err = db.QueryRowContext(ctx, "SELECT slow_pid($1)", seconds).Scan(&pid)

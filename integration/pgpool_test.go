@@ -194,7 +194,7 @@ func TestPoolerProven(t *testing.T) {
 				for _, guard := range []string{"auto", "transaction"} {
 					for _, executor := range []string{"auto", "generic"} {
 						t.Run(mode+"/"+guard+"/"+executor, func(t *testing.T) {
-							db := open(t, "flightpg", with(pooled, "default_query_exec_mode="+mode+"&flight_guard="+guard+"&flight_executor="+executor))
+							db := open(t, "flightpg", with(pooled, "default_query_exec_mode="+mode+"&flight_guard="+guard+"&flight_trust_declared=on&flight_executor="+executor))
 							defer db.Close()
 							loaded(t, db)
 							for _, query := range []string{proven, unproven, opaque} {
@@ -297,7 +297,7 @@ func TestPgpool(t *testing.T) {
 		reads := flyingReads(t, with(dsn, "default_query_exec_mode="+mode))
 		for _, executor := range []string{"auto", "generic"} {
 			t.Run(mode+"/"+executor, func(t *testing.T) {
-				ours := open(t, "flightpg", with(pooled, "default_query_exec_mode="+mode+"&flight_conns=8&session_conns=8&flight_executor="+executor))
+				ours := open(t, "flightpg", with(pooled, "default_query_exec_mode="+mode+"&flight_conns=8&session_conns=8&flight_trust_declared=on&flight_executor="+executor))
 				defer ours.Close()
 				loaded(t, ours)
 				var got string

@@ -115,7 +115,7 @@ func TestStrangers_Settings(t *testing.T) {
 		BEGIN PERFORM set_config('statement_timeout', '1', true); PERFORM set_config('enable_seqscan', 'off', true);
 		RETURN current_setting('statement_timeout'); END $$`)
 	t.Cleanup(func() { dropRole(t, dsn, role) })
-	db := strangers(t, dsn, flightpg.Config{}, nil)
+	db := strangers(t, dsn, flightpg.Config{TrustDeclared: true}, nil)
 	me := one[string](t, db, "SELECT current_user")
 	var found faults
 	ask := func(want, query string, i int) {

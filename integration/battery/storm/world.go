@@ -213,7 +213,7 @@ func (w *world) open(ctx context.Context, cfg *config, s *side, judged bool) (er
 		}
 		s.db = stdlib.OpenDB(*pc, stdlib.OptionAfterConnect(hook))
 	} else {
-		fc := flightpg.Config{AfterConnect: hook}
+		fc := flightpg.Config{AfterConnect: hook, TrustDeclared: true} // its functions set things for their transactions
 		if s.name == "generic" {
 			fc.Executor = flightpg.ExecutorGeneric
 		}
