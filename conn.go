@@ -195,13 +195,29 @@ func (cn *conn) unlocked(ctx context.Context) {
 // failed, on the server: readers must see what it did. In a transaction they
 // do when that ends.
 func (cn *conn) wrote(v *verdict) {
+	e := v.effects
 	if cn.tx != nil {
 		cn.tx.wrote = true
-		cn.tx.effects |= v.effects
+		cn.tx.effects |= e
+		e = cn.tx.effects
 	}
-	if cn.tx == nil || cn.lease.idle() {
-		cn.c.changed(v.effects)
+	// COMMIT AND CHAIN ends one, and begins the next.
+	if cn.tx == nil || cn.lease.idle() || v.effects&effectTx != 0 {
+		cn.c.changed(e)
 	}
+}
+
+// rewrites reports whether pgx runs another text than the one it is given, which nobody
+// has judged.
+func rewrites(args []driver.NamedValue) bool {
+	for _, a := range args {
+		switch a.Value.(type) {
+		case pgx.NamedArgs, pgx.StrictNamedArgs:
+		case pgx.QueryRewriter:
+			return true
+		}
+	}
+	return false
 }
 
 // holds makes fenced reads strict while a write is under way, until lifts. The
@@ -210,7 +226,7 @@ func (cn *conn) wrote(v *verdict) {
 // reads, must not get an older answer from a flight that took off before it.
 // Nobody sees what a transaction writes until that ends.
 func (cn *conn) holds(v *verdict) {
-	if v.writes() && (cn.tx == nil || v.effects&effectTx != 0) {
+	if cn.tx == nil || v.effects&effectTx != 0 {
 		cn.hold()
 	}
 }
@@ -232,9 +248,9 @@ func (cn *conn) lifts() {
 
 // lost notes that the inner driver has not returned from a statement (a panic,
 // runtime.Goexit): nobody knows what it did, nor what state the session is in.
-func (cn *conn) lost(v *verdict) {
+func (cn *conn) lost(v *verdict, writes bool) {
 	cn.broken, cn.lease.bad = true, true
-	if v.writes() {
+	if writes {
 		cn.wrote(v)
 	}
 }
@@ -320,14 +336,18 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if err := cn.attach(ctx); err != nil {
 		return nil, err
 	}
+	// What the guard has stopped writes, whatever it was judged.
+	writes := v.writes() || why == ReasonRefused || rewrites(args)
 	before := cn.notes
 	cn.begins(v)
 	cn.showPrepared(ctx, v)
-	cn.holds(v)
+	if writes {
+		cn.holds(v)
+	}
 	ended, returned := true, false
 	defer func() {
 		if !returned {
-			cn.lost(v)
+			cn.lost(v, writes)
 			if cn.tx == nil {
 				cn.detach(true) // database/sql does not give a connection back whose query has panicked
 			}
@@ -338,10 +358,10 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	}()
 	alive := !cn.lease.dead()
 	rows, err := cn.lease.query(ctx, via, query, args)
-	for n := 0; n < maxRenewals && (cn.lease.outdated(err) || n == 0 && !v.writes() && cn.lease.doubts(via, query, args, err)); n++ {
+	for n := 0; n < maxRenewals && (!v.several && cn.lease.outdated(err) || n == 0 && !writes && cn.lease.doubts(via, query, args, err)); n++ {
 		rows, err = cn.lease.query(ctx, via, query, args)
 	}
-	if v.writes() {
+	if writes {
 		err = cn.lease.answerLost(alive, &read{via: via, query: query, args: args}, false, err)
 	}
 	returned = true
@@ -350,7 +370,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		cn.notes = before
 	}
 	switch {
-	case !v.writes():
+	case !writes:
 		return rows, err
 	case err != nil:
 		cn.wrote(v) // nobody knows what it did before it failed
@@ -381,17 +401,19 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	}
 	before := cn.notes
 	cn.begins(v)
-	cn.holds(v)
+	if v.writes() || rewrites(args) {
+		cn.holds(v)
+	}
 	defer cn.lifts()
 	returned := false
 	defer func() {
 		if !returned {
-			cn.lost(v)
+			cn.lost(v, v.writes() || rewrites(args))
 		}
 	}()
 	alive := !cn.lease.dead()
 	res, err := cn.lease.exec(ctx, via, query, args)
-	for n := 0; n < maxRenewals && cn.lease.outdated(err); n++ {
+	for n := 0; n < maxRenewals && !v.several && cn.lease.outdated(err); n++ {
 		res, err = cn.lease.exec(ctx, via, query, args)
 	}
 	if v.writes() {
@@ -544,7 +566,17 @@ func (t *tx) Commit() error {
 		t.cn.hold()
 		defer t.cn.lifts()
 	}
-	return t.end(t.inner.Commit())
+	ended := false
+	defer func() {
+		if !ended { // a tracer has panicked: it may have happened, and the transaction may be open
+			t.cn.lease.bad = true
+			t.cn.broken = true
+			_ = t.end(nil)
+		}
+	}()
+	err := t.inner.Commit()
+	ended = true
+	return t.end(err)
 }
 
 // Rollback implements driver.Tx.

@@ -630,7 +630,7 @@ func (c *Connector) shape(ctx context.Context, v *verdict, query string) (int, e
 	if n := v.numInput.Load(); n != shapeUnknown {
 		return int(n), nil
 	}
-	res, why, err := c.fly(ctx, ModeJoin, &read{via: viaPrepare, query: query, v: v})
+	res, why, err := c.fly(ctx, ModeFenced, &read{via: viaPrepare, query: query, v: v})
 	if err != nil {
 		return 0, err
 	}
