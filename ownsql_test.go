@@ -33,6 +33,7 @@ var notOwn = map[string]string{
 	"internal/pgtest":       "for tests",
 	"internal/judge/growth": "shapes of texts, for tests; nobody sends them",
 	"internal/battery":      "for tests",
+	"internal/extensions":   "a survey, run by hand on servers that it starts",
 }
 
 // values are the calls whose results may stand in an own query, and what the tests

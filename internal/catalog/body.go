@@ -51,6 +51,9 @@ func (l *loader) readBodies(words WordsFunc) {
 		writes := func() { l.fault(b.node, MayWrite, names[b.node], Denied) }
 		switch b.language {
 		case "sql", "plpgsql":
+		case "plsh": // (PL/Proxy wants its functions to be declared volatile)
+			l.fault(b.node, Elsewhere, names[b.node], Private)
+			continue
 		default:
 			if runsStatements(b.text) {
 				writes()

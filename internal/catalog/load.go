@@ -260,8 +260,8 @@ func (l *loader) row(cells []string) error {
 		case f.kind == 'p', f.kind != 'a' && field(1) == "v":
 			l.fault(f.node, Volatile, name, Denied)
 		default:
-			if cause, wrong := misdeclared(field(5)); wrong {
-				l.fault(f.node, cause, name, Denied)
+			if cause, class, wrong := misdeclared(field(5)); wrong {
+				l.fault(f.node, cause, name, class)
 			}
 		}
 		if in != nil {

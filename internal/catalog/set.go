@@ -93,6 +93,8 @@ const (
 	Writes                   // a view that writes
 	Samples                  // a view with TABLESAMPLE and no REPEATABLE
 	MayWrite                 // a function whose body could write, or run a text
+	Misdeclared              // a function of an extension that is not what it is declared
+	Elsewhere                // a function that other programs answer
 )
 
 // Version returns the server's major version.

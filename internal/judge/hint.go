@@ -34,8 +34,12 @@ func (v *Verdict) Hint() string {
 		return fmt.Sprintf("%sfunction %s could write, or run SQL from a string, by its body: if it only reads, whatever its arguments, set flight_trust_declared=on", subject, f.Object)
 	case catalog.Dangerous:
 		return fmt.Sprintf("%sbuilt-in function %s, whose answer belongs to one call or session, or which has an effect", subject, f.Object)
+	case catalog.Misdeclared:
+		return fmt.Sprintf("%sfunction %s of an extension, which is declared STABLE or IMMUTABLE, but has an effect, or an answer that belongs to one call, session or moment", subject, f.Object)
+	case catalog.Elsewhere:
+		return fmt.Sprintf("%sfunction %s, whose answer comes from other programs, which no snapshot of this database covers", subject, f.Object)
 	case catalog.RunsSQL:
-		return fmt.Sprintf("%sfunction %s runs SQL from a string", subject, f.Object)
+		return fmt.Sprintf("%sfunction %s runs SQL from a string, or reads what an argument names", subject, f.Object)
 	case catalog.RowSecurity:
 		return fmt.Sprintf("%stable %s has row-level security: what a read sees depends on who asks", subject, f.Object)
 	case catalog.Foreign:
