@@ -394,6 +394,10 @@ func (s *scanner) attribute() {
 		return
 	}
 	switch info := catalog.Lookup(name); info.Class {
+	case catalog.Unknown:
+		if strings.HasPrefix(name, "binary_upgrade_") { // minor versions bring new ones
+			s.note(Other, DeniedFunction, s.cur)
+		}
 	case catalog.Private:
 		s.note(PrivateRead, DeniedFunction, s.cur)
 	case catalog.NeutralWrite:
