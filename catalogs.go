@@ -47,6 +47,7 @@ type catalogs struct {
 	took     atomic.Int64  // nanoseconds that the last one took
 	searches atomic.Int32  // loads in a row that did not have the names they were for
 	maybes   atomic.Uint64 // what may have been DDL
+	slow     atomic.Bool   // somebody has waited in vain for the load under way; others need not
 
 	gens     atomic.Uint64
 	loads    atomic.Uint64
@@ -142,9 +143,14 @@ func (c *catalogs) get(ctx context.Context) *loaded {
 	wait := time.NewTimer(catalogWait)
 	defer wait.Stop()
 	for {
+		loading := c.start()
+		if c.slow.Load() {
+			return nil
+		}
 		select {
-		case <-c.start():
+		case <-loading:
 		case <-wait.C:
+			c.slow.Store(true)
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -180,6 +186,7 @@ func (c *catalogs) start() <-chan singleflight.Result {
 	return c.group.DoChan("", func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), catalogTimeout)
 		defer cancel()
+		defer c.slow.Store(false)
 		l, maybes := &loaded{ddl: c.db.ddl.Load(), at: time.Now()}, c.maybes.Load()
 		c.loads.Add(1)
 		set, err := c.loadSafely(ctx)

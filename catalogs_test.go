@@ -87,6 +87,27 @@ func TestCatalogs(t *testing.T) {
 			t.Error("peek = nil after the load has arrived")
 		}
 	})
+	// It cannot be read (somebody has locked it, or streams hold all connections): not each
+	// reader waits for that.
+	bubble(t, "OneWaitsInVain", func(t *testing.T) {
+		c, s := make(20*time.Second, time.Hour)
+		start := time.Now()
+		for range 100 {
+			if c.get(ctx) != nil {
+				t.Fatal("a set before it can be there")
+			}
+		}
+		if d := time.Since(start); d != catalogWait {
+			t.Errorf("100 readers, one after the other, waited for %v; want %v", d, catalogWait)
+		}
+		time.Sleep(20 * time.Second) // the bubble's time
+		synctest.Wait()
+		s.takes.Store(int64(100 * time.Millisecond))
+		c.db.ddl.Add(1)
+		if c.get(ctx) == nil || s.loads.Load() != 2 {
+			t.Errorf("after it came nobody waits any more for the next one (%d loads)", s.loads.Load())
+		}
+	})
 	bubble(t, "CallersContextEndsItsWait", func(t *testing.T) {
 		c, _ := make(500*time.Millisecond, time.Hour)
 		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
@@ -342,6 +363,8 @@ func TestEffects(t *testing.T) {
 		"CREATE TABLE t (a int)":                                             effectCloses | effectDDL,
 		"create temp table t (a int)":                                        effectPins,
 		"CREATE TABLE pg_temp.t (a int)":                                     effectPins,
+		"CREATE OR REPLACE TEMP VIEW v AS SELECT 1":                          effectPins,
+		"CREATE OR REPLACE VIEW v AS SELECT 1":                               effectCloses | effectDDL,
 		"ALTER TABLE t ADD b int":                                            effectCloses | effectDDL,
 		"DROP FUNCTION f":                                                    effectCloses | effectDDL,
 		"TRUNCATE t":                                                         effectCloses,

@@ -41,6 +41,9 @@ type conn struct {
 	raw      bool         // its *pgx.Conn is in the user's hands, and the epoch held
 	held     bool         // the epoch is held for a write under way
 
+	// Of who has it, for what has no context of its own: Conn.Raw.
+	checkout context.Context //nolint:containedctx // the connection is his for as long
+
 	parked, evicted bool // guarded by c.sessions.mu
 }
 
@@ -469,6 +472,7 @@ func (cn *conn) Begin() (driver.Tx, error) {
 // ResetSession implements driver.SessionResetter: database/sql takes the
 // connection into use again.
 func (cn *conn) ResetSession(ctx context.Context) error {
+	cn.checkout = ctx
 	if cn.broken {
 		return driver.ErrBadConn
 	}
@@ -498,6 +502,7 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 // calls this after every use that did not end in driver.ErrBadConn, when all
 // rows and the transaction are closed.
 func (cn *conn) IsValid() bool {
+	cn.checkout = nil
 	cn.unraw()
 	switch {
 	case cn.broken:
@@ -539,9 +544,17 @@ func (cn *conn) Close() error {
 // The session belongs to this connection for the rest of its life, and until
 // the connection goes back to the pool every fenced read of the process behaves
 // as a strict one: nobody can tell what is written through a raw connection.
-// Conn returns nil if no session can be had or if the inner driver is not pgx.
+// Conn returns nil if no session can be had, while the context of db.Conn lasts, or if
+// the inner driver is not pgx.
 func (cn *conn) Conn() *pgx.Conn {
-	if err := cn.attach(context.Background()); err != nil || cn.lease.pgx == nil {
+	ctx := cn.checkout
+	switch {
+	case ctx == nil:
+		ctx = context.Background()
+	case ctx.Err() != nil: // with pgx the connection has been there since
+		ctx = context.WithoutCancel(ctx)
+	}
+	if err := cn.attach(ctx); err != nil || cn.lease.pgx == nil {
 		return nil
 	}
 	cn.pinned = true

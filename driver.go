@@ -469,13 +469,13 @@ func (c *Connector) OpenDB() *sql.DB {
 
 // Connect implements driver.Connector. It asks nobody: a virtual connection
 // takes a PostgreSQL connection when it needs one.
-func (c *Connector) Connect(context.Context) (driver.Conn, error) {
+func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if c.closed.Load() {
 		return nil, errors.New("flightpg: the connector is closed")
 	}
 	c.open.Do(c.openPools)
 	c.virtual.Add(1)
-	return &conn{c: c}, nil
+	return &conn{c: c, checkout: ctx}, nil
 }
 
 // leave is the end of a virtual connection. When database/sql keeps none of them

@@ -227,6 +227,11 @@ func (s *session) armed() bool {
 	return status == "on" || status == "" // before 14 the server does not tell
 }
 
+// surelyArmed reports whether the server says so.
+func (s *session) surelyArmed() bool {
+	return s.pgx.Conn().PgConn().ParameterStatus(readOnly) == "on"
+}
+
 // refused reports whether err is the server's refusal to write in a read-only
 // transaction.
 func refused(err error) bool {

@@ -425,7 +425,11 @@ func commandEffects(c sqlscan.Command, query func() effect) effect {
 	first, second, third := c.Words[0], c.Words[1], c.Words[2]
 	switch first {
 	case "create", "alter", "drop", "import":
-		switch second {
+		kind := second
+		if second == "or" { // REPLACE
+			kind = c.Words[3]
+		}
+		switch kind {
 		case "temp", "temporary", "local", "global":
 			return effectPins
 		}

@@ -151,6 +151,12 @@ func (s *session) ResetSession(ctx context.Context) error {
 	if s.pgx != nil && s.c.source.hooks {
 		s.c.learnTypes(s.pgx.Conn().TypeMap()) // a hook may have registered some
 		s.forgetColumns()
+		if err == nil && s.guard == GuardSession && !s.surelyArmed() {
+			// RESET ALL, DISCARD ALL. It is no statement's fault.
+			if s.arm(ctx, GuardSession) != nil {
+				err = driver.ErrBadConn
+			}
+		}
 		s.settings = settingsOf(s.pgx.Conn().PgConn())
 	}
 	return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -272,4 +273,81 @@ func TestHotStandby(t *testing.T) {
 		read()
 		return !flightpg.ReadStats(db).HotStandby
 	})
+}
+
+// TestHookResetsAll: a hook that resets the session's settings turns the guard off. That
+// is no statement's fault, and the next read is guarded.
+func TestHookResetsAll(t *testing.T) {
+	forEachServer(t, func(t *testing.T, dsn string) {
+		execAll(t, connect(t, dsn), shownGuardSchema)
+		for _, text := range []string{"RESET ALL", "DISCARD ALL"} {
+			db, err := flightpg.OpenDB(dsn, flightpg.Config{
+				TrustDeclared: true,
+				PartitionKey:  func(context.Context) string { return "" },
+				ResetSession: func(ctx context.Context, conn *pgx.Conn) error {
+					_, err := conn.Exec(ctx, text)
+					return err
+				},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			loaded(t, db)
+			for range 10 {
+				if got := one[string](t, db, shownGuard); got != sessionGuarded {
+					t.Errorf("%s: the guard is %q; want %q", text, got, sessionGuarded)
+				}
+			}
+			if s := flightpg.ReadStats(db); s.Flights != 10 || s.FlightBackends != 1 || len(s.Bypasses) != 0 {
+				t.Errorf("%s: Stats = %+v; want ten flights on one connection", text, s)
+			}
+		}
+	})
+}
+
+// TestRawContext: Conn.Raw takes a connection under the context of its sql.Conn.
+func TestRawContext(t *testing.T) {
+	dsn := pgtest.Database(t)
+	db, err := flightpg.OpenDB(dsn, flightpg.Config{SessionConns: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	raw := func(ctx context.Context, end bool) (there bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+		conn, err := db.Conn(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if end {
+			cancel()
+		}
+		err = conn.Raw(func(dc any) error {
+			there = dc.(interface{ Conn() *pgx.Conn }).Conn() != nil
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return there
+	}
+	tx, err := db.Begin() // has the only session
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw(t.Context(), false) {
+		t.Error("a second session where one is the limit")
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	for _, ended := range []bool{false, true} {
+		if !raw(t.Context(), ended) {
+			t.Errorf("no session, though one is free (context ended: %v)", ended)
+		}
+	}
 }

@@ -4,7 +4,7 @@ import "strings"
 
 // Command is the beginning of one statement of a text.
 type Command struct {
-	Words [3]string // its first three words, in lower case; "" where there is none or something else stands
+	Words [4]string // its first four words, in lower case; "" where there is none or something else stands
 	Text  string    // the statement, without its semicolon
 }
 

@@ -14,14 +14,14 @@ func TestCommands(t *testing.T) {
 	}{
 		{"", "", true},
 		{" ; -- nothing\n;", "", true},
-		{"SELECT 1", "[select  ]", true},
-		{"Set Local a = ';'; SELECT 1;", "[set local a] [select  ]", true},
-		{"/* ; */ CREATE TEMP TABLE t (a int DEFAULT (1); b int)", "[create temp table]", true},
-		{"CREATE TABLE a(); INSERT INTO a DEFAULT VALUES", "[create table a] [insert into a]", true},
-		{"DO $$ BEGIN; END $$; x", "[do  ] [x  ]", true},
-		{`"create" table`, "[ table ]", true},
+		{"SELECT 1", "[select   ]", true},
+		{"Set Local a = ';'; SELECT 1;", "[set local a ] [select   ]", true},
+		{"/* ; */ CREATE TEMP TABLE t (a int DEFAULT (1); b int)", "[create temp table t]", true},
+		{"CREATE TABLE a(); INSERT INTO a DEFAULT VALUES", "[create table a ] [insert into a default]", true},
+		{"DO $$ BEGIN; END $$; x", "[do   ] [x   ]", true},
+		{`"create" table`, "[ table  ]", true},
 		{"SELECT 'open", "", false},
-		{"SELECT (1", "[select  ]", false},
+		{"SELECT (1", "[select   ]", false},
 	} {
 		var got []string
 		ok := Commands(tc.sql, func(c Command) bool {
