@@ -359,6 +359,9 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 			cn.lifts()
 		}
 	}()
+	if v.judged.Stale {
+		args = cn.lease.asNew(via, query, args)
+	}
 	alive := !cn.lease.dead()
 	rows, err := cn.lease.query(ctx, via, query, args)
 	for n := 0; n < maxRenewals && (!v.several && cn.lease.outdated(err) || n == 0 && !writes && cn.lease.doubts(via, query, args, err)); n++ {
@@ -414,6 +417,9 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 			cn.lost(v, v.writes() || rewrites(args))
 		}
 	}()
+	if v.judged.Stale {
+		args = cn.lease.asNew(via, query, args)
+	}
 	alive := !cn.lease.dead()
 	res, err := cn.lease.exec(ctx, via, query, args)
 	for n := 0; n < maxRenewals && !v.several && cn.lease.outdated(err); n++ {

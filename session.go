@@ -329,6 +329,22 @@ func (s *session) queryWire(ctx context.Context, r *read) (*wireRows, error) {
 	return nil, err
 }
 
+// asNew returns the arguments with which a statement is described anew here, whatever is
+// known of it: for one with names that the catalog did not have, which come and go. It may
+// do anything, so it cannot be run again if what is known is out of date.
+func (s *session) asNew(via byte, query string, args []driver.NamedValue) []driver.NamedValue {
+	switch {
+	case s.pgx == nil:
+		return args
+	case via == viaStmt:
+		s.forget(query)
+		return args
+	case !keeps(s.modeOf(&read{args: args})):
+		return args
+	}
+	return append([]driver.NamedValue{{Value: pgx.QueryExecModeDescribeExec}}, args...)
+}
+
 // misfit is a pgx.RowScanner for rows that were described as others.
 type misfit struct{}
 
