@@ -151,9 +151,9 @@ func storm(t *testing.T, g *gate, db *sql.DB, callers, limit int, call func() er
 	}
 	until(t, "the callers have gathered", func() bool { return flightpg.ReadStats(db).Waiting == all })
 	until(t, "the query waits at the gate", func() bool { return g.waiting() > 0 })
-	if n := g.backends(); n != 1 {
-		t.Errorf("%d backends for %d callers; want 1", n, callers)
-	}
+	// Those of a handle that was closed just before take their time to end. One that this
+	// handle does not need would stay.
+	until(t, fmt.Sprintf("%d callers have one backend", callers), func() bool { return g.backends() == 1 })
 	if n := g.waiting(); n != 1 {
 		t.Errorf("%d executions wait for %d callers; want 1", n, callers)
 	}
