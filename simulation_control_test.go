@@ -54,7 +54,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "WritesDoNotFence",
 		File:  "conn.go",
-		Edits: [][2]string{{"\tif cn.tx == nil || cn.lease.idle() {\n\t\tcn.c.changed(v.effects)\n", "\tif false {\n"}},
+		Edits: [][2]string{{"\tif cn.tx == nil || cn.lease.idle() || v.effects&effectTx != 0 {\n\t\tcn.c.changed(e)\n", "\t_ = e\n\tif false {\n"}},
 		Want:  []string{simFresh},
 	},
 	{
@@ -78,13 +78,13 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "FailedWritesRunAgain",
 		File:  "conn.go",
-		Edits: [][2]string{{"n < maxRenewals && cn.lease.outdated(err); n++ {\n\t\tres, err", "n < 1 && err != nil; n++ {\n\t\tres, err"}},
+		Edits: [][2]string{{"n < maxRenewals && !v.several && cn.lease.outdated(err); n++ {\n\t\tres, err", "n < 1 && err != nil; n++ {\n\t\tres, err"}},
 		Want:  []string{simOnce},
 	},
 	{
 		Name:  "OpenTransactionsAreLent",
 		File:  "conn.go",
-		Edits: [][2]string{{"cn.lease.bad = cn.lease.bad || bad", ""}, {"\t\tt.cn.lease.bad = true\n", ""}},
+		Edits: [][2]string{{"cn.lease.bad = cn.lease.bad || bad", ""}, {"\t\tt.cn.lease.bad = true\n\t\tt.cn.broken", "\t\tt.cn.broken"}},
 		Want:  []string{simUncommitted, simSessionsApart, simOnce, schedule.NothingLeft},
 		Rare:  true,
 	},
