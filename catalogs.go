@@ -310,12 +310,18 @@ func (c *Connector) changed(e effect) {
 
 // loadCatalog asks a flight session, whose search_path and role are those that
 // the flights will have; if its connection turns out to be lost, another one.
-func (c *Connector) loadCatalog(ctx context.Context) (*catalog.Set, error) {
+func (c *Connector) loadCatalog(ctx context.Context) (set *catalog.Set, err error) {
+	before := c.catalogs.current.Load()
+	defer func() {
+		if err == nil && before != nil && before.set.Path() != set.Path() && c.comparesPaths() {
+			c.movePaths(before) // the sessions that are open may not have heard of it
+		}
+	}()
 	l, err := c.flights.borrow(ctx)
 	if err != nil {
 		return nil, err
 	}
-	set, err := l.loadCatalog(ctx)
+	set, err = l.loadCatalog(ctx)
 	// The pipeline takes this connection over if it has none. Else it would lie
 	// idle.
 	l.bad = l.bad || c.pipe != nil && !c.pipe.Elsewhere() && c.pipe.Stats().Open > 0

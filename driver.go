@@ -256,6 +256,9 @@ type Connector struct {
 	virtual atomic.Int64 // how many connections database/sql has
 	standby atomic.Bool  // the last connection that told leads to a hot standby
 
+	paths  atomic.Uint64 // how often it has changed where flight sessions look for names
+	judged atomic.Uint64 // the last picture of the catalog before that
+
 	open   sync.Once // opens the pools, at the first connection
 	opened atomic.Bool
 	closed atomic.Bool
@@ -471,7 +474,7 @@ func (c *Connector) OpenDB() *sql.DB {
 // takes a PostgreSQL connection when it needs one.
 func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if c.closed.Load() {
-		return nil, errors.New("flightpg: the connector is closed")
+		return nil, errPoolClosed
 	}
 	c.open.Do(c.openPools)
 	c.virtual.Add(1)

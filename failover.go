@@ -95,8 +95,12 @@ func (p *primary) passOld(pc *pgx.ConnConfig) {
 }
 
 // old reports whether the session leads to a primary that is not the database's
-// any more.
+// any more, or is a flight's and may look for names in other places than those that are
+// opened now.
 func (s *session) old() bool {
+	if s.flights && s.paths != s.c.paths.Load() && s.c.comparesPaths() && !s.pooled {
+		return true
+	}
 	return s.follow != nil && s.timeline() != (timeline{}) && !s.follow.is(s.timeline())
 }
 

@@ -82,14 +82,25 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 	if s.follow != nil && s.timeline() == (timeline{}) {
 		return bypassError(ReasonSeveralHosts)
 	}
-	if s.pgx == nil || guard == GuardOff || guard == GuardTransaction {
+	if s.pgx == nil {
 		s.guard = guard
 		return nil
 	}
 	pg := s.pgx.Conn().PgConn()
+	if guard == GuardOff || guard == GuardTransaction {
+		s.guard = guard
+		if s.pooled || !s.c.comparesPaths() {
+			return nil
+		}
+		results, err := ask(ctx, pg, "SELECT "+schemasShown)
+		if err != nil {
+			return err
+		}
+		return s.c.meetPath(s, cell(results, 0))
+	}
 	results, err := ask(ctx, pg, "SELECT CASE WHEN "+strconv.FormatBool(guard == GuardSession)+
 		" OR pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) "+strconv.FormatUint(uint64(pg.PID()), 10)+
-		" THEN pg_catalog.set_config('"+readOnly+"', 'on', false) ELSE 'pooler' END")
+		" THEN pg_catalog.set_config('"+readOnly+"', 'on', false) ELSE 'pooler' END, "+schemasShown)
 	if err != nil {
 		if s.dead() && pgconn.SafeToRetry(err) { // "conn closed", see answerLost
 			err = fmt.Errorf("flightpg: the connection broke while it was opened: %w", io.ErrUnexpectedEOF)
@@ -104,8 +115,47 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 	default:
 		s.guard = GuardSession
 	}
-	return nil
+	return s.c.meetPath(s, cell(results, 1))
 }
+
+// schemasShown is where a session looks for names, as catalog.Set.Path has it.
+const schemasShown = "pg_catalog.array_to_string(pg_catalog.current_schemas(true), pg_catalog.chr(1))"
+
+// comparesPaths reports whether all flight sessions of the connector are to look for names
+// in the same places.
+func (c *Connector) comparesPaths() bool {
+	return c.catalogs != nil && !c.source.hooks && c.cfg.PartitionKey == nil
+}
+
+// meetPath compares where a new flight session looks for names with the picture of the
+// catalog by which texts are judged. If another process has changed that for those who
+// connect from now on (ALTER ROLE, ALTER DATABASE, ALTER SYSTEM), the picture is none of
+// theirs, nor are the verdicts by it, and the sessions that are open are not like them.
+func (c *Connector) meetPath(s *session, path string) error {
+	if !c.comparesPaths() || s.pooled {
+		return nil
+	}
+	s.paths = c.paths.Load()
+	l := c.catalogs.current.Load()
+	if l == nil || path == "" || l.set.Path() == path {
+		return nil
+	}
+	c.movePaths(l)
+	return bypassError(ReasonSettings) // this dial is for a read that was judged before
+}
+
+// movePaths notes that flight sessions are to look for names in other places than those
+// of a picture of the catalog.
+func (c *Connector) movePaths(l *loaded) {
+	if c.catalogs.current.CompareAndSwap(l, nil) {
+		c.judged.Store(c.catalogs.gens.Load())
+		c.paths.Add(1)
+	}
+}
+
+// outdated reports whether a verdict is by a picture of the catalog for sessions that look
+// for names in other places.
+func (c *Connector) outdated(v *verdict) bool { return v.gen != 0 && v.gen <= c.judged.Load() }
 
 // ask runs queries of flightpg's own. These run as the application's role, and under
 // its search_path: every name and operator in them is qualified, or whoever may
@@ -210,6 +260,16 @@ func (s *session) unsettled() bool {
 	s.bad = true
 	s.c.tellStandby(s.pgx.Conn().PgConn())
 	return !slices.Equal(now[:len(pipeline.Meanings)], s.settings[:len(pipeline.Meanings)])
+}
+
+// settled says why a session cannot be used that has reported this since it was armed.
+func (s *session) settled(now map[string]string) error {
+	for i, name := range pipeline.Meanings {
+		if now[name] != s.settings[i] {
+			return bypassError(ReasonSettings)
+		}
+	}
+	return nil
 }
 
 // tellStandby notes whether a connection leads to a hot standby, where nobody can read

@@ -174,6 +174,7 @@ func (x *pipelineExecutor) link(ctx context.Context, s *session) (*pipeline.Link
 	}
 	link := &pipeline.Link{
 		PgConn: s.pgx.Conn().PgConn(), Types: s.pgx.Conn().TypeMap(), Odd: odditiesOf(s.pgx.Conn().TypeMap()), User: s, Expired: s.old,
+		Settled: s.settled,
 	}
 	if s.guard == GuardSession {
 		if err := x.company(ctx, link); err != nil {
@@ -469,6 +470,10 @@ func (l *pipelineLaunch) execute(ctx context.Context) (*result, error) {
 // outcome is that of a finished call.
 func (l *pipelineLaunch) outcome() (*result, error) {
 	err := l.call.Err()
+	if l.x.c.outdated(l.r.v) {
+		l.buf.discard()
+		return nil, bypassError(ReasonSettings)
+	}
 	if err == nil {
 		l.r.v.landed(l.r.hash)
 		res := l.buf.finish()

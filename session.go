@@ -41,6 +41,8 @@ type session struct {
 	guard     Guard                               // of a flight session, as it turned out when it was opened
 	lenient   bool                                // not for reads that are proven harmless
 	settings  settings                            // of a flight session, as its hooks have left them
+	flights   bool                                // it is one
+	paths     uint64                              // Connector.paths, when it was opened
 
 	fresh  bool   // has not been reset since it was opened
 	used   bool   // a flight has run on it
@@ -115,6 +117,7 @@ func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 		}
 	}
 	if sc.flights {
+		s.flights = true
 		if err := s.arm(ctx, sc.guard); err != nil {
 			_ = dc.Close()
 			return nil, err

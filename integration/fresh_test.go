@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -350,4 +351,56 @@ func TestRawContext(t *testing.T) {
 			t.Errorf("no session, though one is free (context ended: %v)", ended)
 		}
 	}
+}
+
+// TestPath_Changed: another process changes where those who connect from now on look for
+// names. What was judged by the old names is not shared with the new ones, and what is
+// harmless by these is shared again.
+func TestPath_Changed(t *testing.T) {
+	forEachServer(t, func(t *testing.T, dsn string) {
+		for _, e := range []flightpg.Executor{flightpg.ExecutorAuto, flightpg.ExecutorGeneric} {
+			t.Run(e.String(), func(t *testing.T) {
+				dsn := newDatabase(t, dsn)
+				admin := connect(t, dsn)
+				execAll(t, admin, `CREATE TABLE things AS SELECT 'constant'::text AS v; CREATE TABLE plain AS SELECT 1 AS n;
+					CREATE SCHEMA evil; CREATE VIEW evil.things AS SELECT v FROM (SELECT `+strings.Replace(rolled, "100000", "2000", 1)+`) x(v)`)
+				db := openExecutor(t, dsn, e)
+				if n := len(together(t, db, 32, "SELECT v FROM things")); n != 1 {
+					t.Fatalf("%d answers; want 1", n)
+				}
+				execAll(t, admin, fmt.Sprintf("ALTER DATABASE %q SET search_path = evil, public", admin.Config().Database))
+				execAll(t, admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+				var mu sync.Mutex
+				seen := make(map[string]int)
+				var wg sync.WaitGroup
+				for range 32 {
+					wg.Go(func() {
+						for range 5 {
+							rows, err := db.QueryContext(t.Context(), "SELECT v FROM things")
+							text, err := printed(rows, err)
+							mu.Lock()
+							if seen[text]++; err != nil {
+								delete(seen, text) // a connection that was terminated
+							}
+							mu.Unlock()
+						}
+					})
+				}
+				wg.Wait()
+				for text, n := range seen {
+					if n > 1 && text != "[v] string(constant)" {
+						t.Errorf("%d callers have got %s", n, text)
+					}
+				}
+				if len(seen) < 100 {
+					t.Errorf("%d answers; want hundreds, or this shows nothing", len(seen))
+				}
+				until(t, "what is harmless is shared", func() bool {
+					before := flightpg.ReadStats(db)
+					together(t, db, 32, "SELECT count(n) FROM plain, generate_series(1, 100000)")
+						return flightpg.ReadStats(db).Joins > before.Joins+8
+				})
+			})
+		}
+	})
 }

@@ -509,6 +509,7 @@ func (l *loader) use(n node) Use { return Use{l.faults[n], l.company(n)} }
 // fill makes the set of what was found.
 func (l *loader) fill() {
 	s := l.set
+	s.searched = strings.Join(l.names, "\x01")
 	for _, name := range l.names {
 		if in := s.schemas[name]; in != nil {
 			s.path = append(s.path, in)

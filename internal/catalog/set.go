@@ -11,6 +11,7 @@ import "strings"
 type Set struct {
 	version  int       // major version of the server
 	path     []*schema // in the order of search_path, pg_catalog included
+	searched string    // their names
 	schemas  map[string]*schema
 	builtin  map[string]Company // built-in operators, by their symbols
 	types    map[string]Use     // types of any schema that are unsafe or not Joined
@@ -96,6 +97,10 @@ const (
 	Misdeclared              // a function of an extension that is not what it is declared
 	Elsewhere                // a function that other programs answer
 )
+
+// Path returns the schemas in which names are looked for, in their order, separated by
+// the character U+0001.
+func (s *Set) Path() string { return s.searched }
 
 // Version returns the server's major version.
 func (s *Set) Version() int { return s.version }

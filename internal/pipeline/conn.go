@@ -128,6 +128,11 @@ func (p *Pool) connect(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if link.Settled != nil {
+		if err := link.Settled(h.ParameterStatuses); err != nil {
+			return nil, err
+		}
+	}
 	k := &conn{
 		p: p, link: link, net: h.Conn, dropped: p.dropped.count.Load(), config: h.Config, reported: h.ParameterStatuses, opened: time.Now(),
 		prepared: preparedSet{limit: p.cfg.Statements, known: make(map[string]*preparedStmt)},

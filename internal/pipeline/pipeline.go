@@ -212,6 +212,10 @@ type Link struct {
 	// Taken is called when the package has taken the connection over, or has
 	// closed it since it could not. May be nil.
 	Taken func()
+	// Settled is told what the session has reported until it was taken over, and says
+	// why it cannot be used if that is not what Config.Connect has looked at. It may
+	// be nil.
+	Settled func(reported map[string]string) error
 	// Expired reports that the connection must not be used any more. It may be
 	// nil. It is called between Dispatch and the first byte.
 	Expired func() bool

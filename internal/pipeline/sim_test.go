@@ -706,6 +706,28 @@ func TestScript_Broken(t *testing.T) {
 			}
 		}
 	})
+	// … or while it was set up.
+	bubble(t, "UnsettledWhenTakenOver", nil, func(t *testing.T, s *script, p *testPool) {
+		unsettled := errors.New("not what it was")
+		connect := p.cfg.Connect
+		p.cfg.Connect = func(ctx context.Context) (*Link, error) {
+			l, err := connect(ctx)
+			if err == nil {
+				l.Settled = func(reported map[string]string) error {
+					if reported["TimeZone"] != "UTC" {
+						t.Errorf("reported %v; want the settings", reported)
+					}
+					return unsettled
+				}
+			}
+			return l, err
+		}
+		if _, err := p.query(context.Background(), "echo", "x"); !errors.Is(err, unsettled) {
+			t.Errorf("Query = %v; want %v", err, unsettled)
+		}
+		p.cfg.Connect = connect
+		p.want(t, "x", "echo", "x")
+	})
 	bubble(t, "PanicInARead", oneFast, func(t *testing.T, s *script, p *testPool) {
 		p.warm(t, "echo", "sleep 1ms")
 		for _, end := range []func(){func() { panic("boom") }, runtime.Goexit} {
