@@ -92,7 +92,7 @@ const (
 	catalogShare = 50
 	// The pause before a load for a name that was not found, twice as long after each
 	// that did not have it.
-	catalogSearch     = 5 * time.Second
+	catalogSearch     = time.Second
 	catalogSearchMost = 5 * time.Minute
 	// Up to so much later is it loaded for such a name, each process at random: others
 	// have met it at the same time.

@@ -197,8 +197,10 @@ func (cn *conn) unlocked(ctx context.Context) {
 // wrote notes that a statement that is not known to be a read has ended, or
 // failed, on the server: readers must see what it did. In a transaction they
 // do when that ends.
-func (cn *conn) wrote(v *verdict) {
-	e := v.effects
+func (cn *conn) wrote(v *verdict) { cn.did(v, v.effects) }
+
+// did is wrote for a statement of which it is known what it has done.
+func (cn *conn) did(v *verdict, e effect) {
 	if cn.tx != nil {
 		cn.tx.wrote = true
 		cn.tx.effects |= e
@@ -372,14 +374,15 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	}
 	returned = true
 	cn.ran(err)
+	effects := v.effects
 	if refusedByParser(err) && !v.several {
-		cn.notes = before
+		cn.notes, effects = before, 0
 	}
 	switch {
 	case !writes:
 		return rows, err
 	case err != nil:
-		cn.wrote(v) // nobody knows what it did before it failed
+		cn.did(v, effects) // nobody knows what it did before it failed
 		return nil, err
 	case cn.tx != nil && v.leavesSession():
 		cn.tx.wrote = true
@@ -430,10 +433,11 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	}
 	returned = true
 	cn.ran(err)
+	effects := v.effects
 	if refusedByParser(err) && !v.several {
-		cn.notes = before
+		cn.notes, effects = before, 0
 	}
-	cn.wrote(v)
+	cn.did(v, effects)
 	return res, err
 }
 

@@ -325,3 +325,30 @@ func (tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQuery
 	return ctx
 }
 func (tracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// TestRefusedIsNoDDL: a function that is not there has done nothing, however often it is
+// asked for; the catalog is not loaded again for what it might have done.
+func TestRefusedIsNoDDL(t *testing.T) {
+	db, _ := openPipeline(t, Config{})
+	mustInt(t, db, "SELECT 1 FROM items LIMIT 1")
+	c, err := connectorOf(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := c.catalogs.maybes.Load()
+	for range 3 {
+		if _, err := db.Exec("SELECT no_such_function(1)"); err == nil {
+			t.Error("Exec: no error")
+		}
+		if err := db.QueryRow("SELECT no_such_function($1)", 1).Scan(new(int)); err == nil {
+			t.Error("Query: no error")
+		}
+	}
+	if n := c.catalogs.maybes.Load(); n != before {
+		t.Errorf("%d times it was taken for what may be DDL", n-before)
+	}
+	mustExec(t, db, "DO 'BEGIN END'")
+	if n := c.catalogs.maybes.Load(); n != before+1 {
+		t.Errorf("DO was taken for DDL %d times; want once", n-before)
+	}
+}

@@ -54,7 +54,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "WritesDoNotFence",
 		File:  "conn.go",
-		Edits: [][2]string{{"\tif cn.tx == nil || cn.lease.idle() || v.effects&effectTx != 0 {\n\t\tcn.c.changed(e)\n", "\t_ = e\n\tif false {\n"}},
+		Edits: [][2]string{{"\tif cn.tx == nil || cn.lease.idle() || v.effects&effectTx != 0 {\n\t\tcn.c.changed(e)\n", "\t\tif false {\n"}},
 		Want:  []string{simFresh},
 	},
 	{
