@@ -67,6 +67,7 @@ type conn struct {
 	// read it without.
 	busy      bool          // with a group
 	stuck     bool          // its answer is late: not counted any more
+	solo      bool          // its group is one call, which may not have company
 	load      int           // calls of the group, as it was taken
 	waiters   int           // those of them that have waited for it
 	waited    time.Duration // how long, altogether

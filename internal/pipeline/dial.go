@@ -64,7 +64,7 @@ func (p *Pool) dialLocked() {
 	want := min(p.queue.n, p.roomLocked())
 	if p.urgent > 0 { // not more than are kept
 		kept := max(p.cfg.MaxIdle, leastConns)
-		want = min(want, max(p.pace.allowed()-p.busy, kept-len(p.conns)+len(p.free)))
+		want = min(want, max(p.allowedLocked()-p.busy, kept-len(p.conns)+len(p.free)))
 	}
 	for p.dialing < min(want-len(p.free), dialsAtOnce) {
 		now := time.Now()

@@ -35,6 +35,7 @@ type Pool struct {
 	free       []*conn              // the last one was used last
 	queue      queue                // calls that wait
 	busy       int                  // connections in use, late ones not counted
+	solo       int                  // of these, with a call that may not have company
 	sent       int                  // calls under way on any
 	live       int                  // connections whose answers are live rows: counted nowhere else
 	pace       pace                 // how many may be busy
@@ -131,6 +132,7 @@ const (
 // Times of what waits.
 const (
 	quietTime = 500 * time.Microsecond // and a round trip: if nothing is answered meanwhile, what waits is sent
+	tickSlack = time.Millisecond       // by so much is a timer late where nothing else goes on: Go's poller counts in milliseconds
 	stuckTime = 2 * time.Millisecond   // after which an answer is late, and its connection does not count; at least
 	usualMost = 5 * stuckTime / 4      // what counts as usual where nearly everything takes longer
 	// No connection is tried for a while after the server was full, or refused
@@ -316,7 +318,17 @@ func (p *Pool) takeInLocked() {
 func (p *Pool) mayServeLocked() bool { return p.roomLocked() > 0 }
 
 // roomLocked is how many more connections may be used.
-func (p *Pool) roomLocked() int { return p.pace.allowed() - p.busy + p.urgent }
+func (p *Pool) roomLocked() int { return max(p.allowedLocked()-p.busy, 0) + p.urgent }
+
+// allowedLocked returns how many connections may be busy. Fewer are tried for what could
+// travel together then; what goes alone in any case has what it has otherwise.
+func (p *Pool) allowedLocked() int {
+	allowed := p.pace.allowed()
+	if most := p.pace.limit; allowed < most {
+		allowed = min(allowed+p.solo, most)
+	}
+	return allowed
+}
 
 // takeLocked forms the next group for a connection that is free, and reports
 // whether there is one.
@@ -358,7 +370,7 @@ func (p *Pool) groupLocked(k *conn) {
 	case p.callTime.typical > slowFloor:
 		// Company saves little of that, and who waits behind others waits long: each
 		// connection shall have as many.
-		limit = min(limit, 1+p.queue.n/p.pace.allowed())
+		limit = min(limit, 1+p.queue.n/p.allowedLocked())
 	}
 	for c = p.queue.first; c != nil && len(k.group) < limit && passed < lookahead; {
 		next := c.next
@@ -407,11 +419,14 @@ func (p *Pool) addLocked(k *conn, c *Call) {
 
 // occupyLocked counts a connection as busy with its group.
 func (p *Pool) occupyLocked(k *conn) {
-	if p.busy >= p.pace.allowed() {
+	if p.busy >= p.allowedLocked() {
 		p.urgent--
 	}
 	k.busy, k.stuck, k.began = true, false, time.Now()
 	p.busy++
+	if k.solo = len(k.group) == 1 && k.group[0].solo; k.solo {
+		p.solo++
+	}
 	k.load, k.waiters, k.waited = len(k.group), 0, 0
 	for _, c := range k.group {
 		if !c.since.IsZero() {
@@ -426,7 +441,7 @@ func (p *Pool) occupyLocked(k *conn) {
 func (p *Pool) vacateLocked(k *conn) {
 	if k.busy {
 		if !k.stuck {
-			p.busy--
+			p.stuckLocked(k)
 		}
 		p.sent -= k.load
 	}
@@ -636,6 +651,9 @@ func (p *Pool) stuckLocked(k *conn) {
 	if k.busy && !k.stuck {
 		k.stuck = true
 		p.busy--
+		if k.solo {
+			p.solo--
+		}
 	}
 }
 
@@ -661,7 +679,7 @@ func (p *Pool) tick() {
 	}
 	p.urgent = 0
 	more := len(p.free) > 0 || p.cfg.Max == 0 || len(p.conns)+p.dialing < p.cfg.Max
-	if more && p.queue.n > 0 && delay < quietTime && p.answers.Load() == p.tickCount {
+	if more && p.queue.n > 0 && delay < tickSlack && p.answers.Load() == p.tickCount {
 		p.urgent = p.queue.n
 		p.pace.silent()
 	}
