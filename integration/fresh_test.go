@@ -398,7 +398,7 @@ func TestPath_Changed(t *testing.T) {
 				until(t, "what is harmless is shared", func() bool {
 					before := flightpg.ReadStats(db)
 					together(t, db, 32, "SELECT count(n) FROM plain, generate_series(1, 100000)")
-						return flightpg.ReadStats(db).Joins > before.Joins+8
+					return flightpg.ReadStats(db).Joins > before.Joins+8
 				})
 			})
 		}
