@@ -198,8 +198,8 @@ var controls = []control{
 		name: "FenceBeforeWrite", claim: "fenced whose fence is before the write, not after it, is caught",
 		mode: "fenced", long: true, linear: true, mine: true,
 		changes: []battery.Edit{
-			{"conn.go", "	cn.holds(v)\n	defer cn.lifts()\n", "	cn.wrote(v)\n"},
-			{"conn.go", "	cn.wrote(v)\n	return res, err\n", "	return res, err\n"},
+			{"conn.go", "	if v.writes() || rewrites(args) {\n		cn.holds(v)\n	}\n	defer cn.lifts()\n", "	cn.wrote(v)\n"},
+			{"conn.go", "	cn.did(v, effects)\n	return res, err\n", "	_ = effects\n	return res, err\n"},
 		},
 	},
 	{
