@@ -1,6 +1,10 @@
 package sqlscan
 
-import "github.com/flightpg/flightpg/internal/catalog"
+import (
+	"strings"
+
+	"github.com/flightpg/flightpg/internal/catalog"
+)
 
 // Words calls visit with each word of a text that need not be a statement, such as a
 // function's body in PL/pgSQL, until that returns false. It reports whether it read the
@@ -9,11 +13,11 @@ import "github.com/flightpg/flightpg/internal/catalog"
 func Words(text string, visit func(catalog.Word) bool) bool {
 	var s scanner // whose lexer and names these are
 	s.src = text
-	t := s.lexer.next()
+	t := s.loose()
 	var w catalog.Word // the last one, if nothing is between
 	dot := false
 	for t.kind != tokEOF {
-		next := s.lexer.next()
+		next := s.loose()
 		switch t.kind {
 		case tokBad:
 			return false
@@ -39,4 +43,21 @@ func Words(text string, visit func(catalog.Word) bool) bool {
 		t = next
 	}
 	return true
+}
+
+// loose is next for PL/pgSQL, which has ranges: FOR i IN 1..n.
+func (s *scanner) loose() token {
+	t := s.lexer.next()
+	if t.kind != tokBad {
+		return t
+	}
+	i := t.pos
+	for i < len(s.src) && is(s.src[i], isDigit) {
+		i++
+	}
+	if !strings.HasPrefix(s.src[i:], "..") {
+		return t
+	}
+	s.pos = i + len("..")
+	return token{symbol: symbol{kind: tokOp}, pos: t.pos, end: s.pos}
 }

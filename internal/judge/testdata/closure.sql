@@ -105,6 +105,8 @@ BEGIN
   SELECT count(*) INTO n FROM public.t WHERE id = $1 AND name <> message;
   IF n > 1 THEN RAISE EXCEPTION 'insert into %', n; END IF;
   FOR n IN SELECT id FROM public.t ORDER BY id LOOP EXIT WHEN n > 1; END LOOP;
+  FOR i IN 1..n LOOP n := n + i; END LOOP;
+  <<again>> FOR i IN REVERSE n..n - 1 LOOP EXIT again WHEN i = 0; END LOOP;
   PERFORM lower('x');
   RETURN coalesce(n, (SELECT max(id) FROM public.t), greatest(1, 2));
 EXCEPTION WHEN division_by_zero THEN
