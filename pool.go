@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
@@ -95,7 +96,13 @@ func newPool(sc sessionConnector, l limits) *pool {
 		panic(err) // a size below 1
 	}
 	p.slots = slots
-	p.timer = time.AfterFunc(math.MaxInt64, p.clean)
+	// The runtime keeps a timer, and what it refers to, for a while after it was stopped.
+	own := weak.Make(p)
+	p.timer = time.AfterFunc(math.MaxInt64, func() {
+		if p := own.Value(); p != nil {
+			p.clean()
+		}
+	})
 	p.timer.Stop()
 	return p
 }

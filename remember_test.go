@@ -460,10 +460,13 @@ func TestConnector_Collected(t *testing.T) {
 	dsn := pgtest.Database(t)
 	for name, cfg := range map[string]Config{"pipeline": {}, "generic": {Executor: ExecutorGeneric}, "transactions": {Guard: GuardTransaction}} {
 		gone := make(chan struct{})
-		func() {
+		used := make(chan struct{})
+		go func() { // whose stack goes with it
+			defer close(used)
 			c, err := NewConnector(dsn, cfg)
 			if err != nil {
-				t.Fatal(err)
+				t.Error(err)
+				return
 			}
 			runtime.AddCleanup(c, func(struct{}) { close(gone) }, struct{}{})
 			db := c.OpenDB()
@@ -473,6 +476,7 @@ func TestConnector_Collected(t *testing.T) {
 				t.Error(err)
 			}
 		}()
+		<-used
 		for end := time.Now().Add(30 * time.Second); ; {
 			runtime.GC()
 			select {

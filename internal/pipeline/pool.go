@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 )
 
 // Pool runs calls on the connections that it opens as it needs them. It is safe
@@ -615,10 +616,21 @@ func (p *Pool) tickLocked() {
 	d := quietTime + p.wayTime()
 	p.ticking, p.tickAt, p.tickCount = true, time.Now().Add(d), p.answers.Load()
 	if p.ticker == nil {
-		p.ticker = time.AfterFunc(d, p.tick)
+		p.ticker = p.afterFunc(d, (*Pool).tick)
 	} else {
 		p.ticker.Reset(d)
 	}
+}
+
+// afterFunc is time.AfterFunc for a method, unless nobody has the pool any more by then:
+// the runtime keeps a timer, and what it refers to, for a while after it was stopped.
+func (p *Pool) afterFunc(d time.Duration, f func(*Pool)) *time.Timer {
+	own := weak.Make(p)
+	return time.AfterFunc(d, func() {
+		if p := own.Value(); p != nil {
+			f(p)
+		}
+	})
 }
 
 // lateLocked returns after how much time an answer is late.
@@ -748,7 +760,7 @@ func (p *Pool) ageLocked() {
 	}
 	p.aging = true
 	if p.ager == nil {
-		p.ager = time.AfterFunc(p.cfg.MaxIdleTime, p.age)
+		p.ager = p.afterFunc(p.cfg.MaxIdleTime, (*Pool).age)
 	} else {
 		p.ager.Reset(p.cfg.MaxIdleTime)
 	}
