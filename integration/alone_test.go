@@ -387,7 +387,7 @@ func TestAlone_Learned(t *testing.T) {
 }
 
 // slowCancels is a proxy that holds requests to cancel back until it is told to let go.
-func slowCancels(t *testing.T, upstream string, letGo <-chan struct{}) net.Addr {
+func slowCancels(t *testing.T, upstream string, letGo <-chan struct{}, came *atomic.Int64) net.Addr {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -406,6 +406,7 @@ func slowCancels(t *testing.T, upstream string, letGo <-chan struct{}) net.Addr 
 					return
 				}
 				if binary.BigEndian.Uint32(first[4:]) == 80877102 { // the protocol's code of a CancelRequest
+					came.Add(1)
 					<-letGo
 				}
 				server, err := net.Dial("tcp", upstream)
@@ -436,7 +437,8 @@ func TestAlone_LateCancel(t *testing.T) {
 		BEGIN PERFORM pg_sleep(seconds); RETURN pg_backend_pid(); END $$`)
 	letGo := make(chan struct{})
 	u := *upstream
-	u.Host = slowCancels(t, upstream.Host, letGo).String()
+	var requests atomic.Int64
+	u.Host = slowCancels(t, upstream.Host, letGo, &requests).String()
 	db := open(t, "flightpg", with(u.String(), "flight_executor=generic&flight_conns=1&sslmode=disable&flight_trust_declared=on"))
 	loaded(t, db)
 	read := func(ctx context.Context, seconds float64) (pid int, err error) {
@@ -464,7 +466,8 @@ func TestAlone_LateCancel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if after == before && flightpg.ReadStats(db).Cancelled > 0 {
+	// On a busy machine it may have been left before it was sent, and then nothing is cancelled.
+	if after == before && requests.Load() > 0 {
 		t.Errorf("the next reader got the connection that is being cancelled")
 	}
 	close(letGo)
