@@ -47,6 +47,7 @@ type catalogs struct {
 	took     atomic.Int64  // nanoseconds that the last one took
 	searches atomic.Int32  // loads in a row that did not have the names they were for
 	maybes   atomic.Uint64 // what may have been DDL
+	loading  atomic.Bool   // a load is under way
 	slow     atomic.Bool   // somebody has waited in vain for the load under way; others need not
 
 	gens     atomic.Uint64
@@ -64,6 +65,7 @@ type loaded struct {
 	due atomic.Int64 // Unix nanoseconds from which the next reader has it loaded again; 0: there is no reason
 
 	lacks atomic.Bool // a name was not found in it
+	over  atomic.Bool // twice its time to live has passed: nobody has read for as long
 }
 
 // expire has the picture loaded again from that moment on.
@@ -115,8 +117,15 @@ func (c *catalogs) peek() *loaded {
 		return nil
 	}
 	c.renew(l)
+	if c.tooOld(l) {
+		return nil
+	}
 	return l
 }
+
+// tooOld reports whether readers shall wait for a new picture: who comes after a pause is
+// not to be judged by one that is as old as that. One that cannot be loaded again serves.
+func (c *catalogs) tooOld(l *loaded) bool { return l.over.Load() && c.failing.Load() == 0 }
 
 // renew has a picture loaded again in the background when that is due.
 func (c *catalogs) renew(l *loaded) {
@@ -134,8 +143,9 @@ func (c *catalogs) renew(l *loaded) {
 func (c *catalogs) get(ctx context.Context) *loaded {
 	ddl := c.db.ddl.Load()
 	if l := c.current.Load(); l != nil && l.ddl >= ddl {
-		c.renew(l)
-		return l
+		if c.renew(l); !c.tooOld(l) {
+			return l
+		}
 	}
 	if time.Now().UnixNano() < c.retryAt.Load() {
 		return nil
@@ -156,7 +166,7 @@ func (c *catalogs) get(ctx context.Context) *loaded {
 			return nil
 		}
 		switch l := c.current.Load(); {
-		case l != nil && l.ddl >= ddl:
+		case l != nil && l.ddl >= ddl && !c.tooOld(l):
 			return l
 		case time.Now().UnixNano() < c.retryAt.Load():
 			return nil // it failed
@@ -186,6 +196,8 @@ func (c *catalogs) start() <-chan singleflight.Result {
 	return c.group.DoChan("", func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), catalogTimeout)
 		defer cancel()
+		c.loading.Store(true)
+		defer c.loading.Store(false)
 		defer c.slow.Store(false)
 		l, maybes := &loaded{ddl: c.db.ddl.Load(), at: time.Now()}, c.maybes.Load()
 		c.loads.Add(1)
@@ -207,10 +219,15 @@ func (c *catalogs) start() <-chan singleflight.Result {
 		if ttl := c.ttl - atRandom(c.ttl/4); ttl > 0 {
 			// Nothing but a number and a weak pointer: a timer keeps what it refers to
 			// alive, stopped or not, and where DDL comes often there are many.
-			gen, c := l.gen, weak.Make(c)
+			gen, whole, c := l.gen, c.ttl, weak.Make(c)
 			time.AfterFunc(ttl, func() {
 				if c := c.Value(); c != nil {
 					c.aged(gen)
+				}
+			})
+			time.AfterFunc(2*whole, func() {
+				if c := c.Value(); c != nil {
+					c.outlived(gen)
 				}
 			})
 		}
@@ -226,6 +243,14 @@ func (c *catalogs) start() <-chan singleflight.Result {
 func (c *catalogs) aged(gen uint64) {
 	if l := c.current.Load(); l != nil && l.gen == gen {
 		l.expire(time.Now())
+	}
+}
+
+// outlived notes that twice the time to live of that picture is over, if it is still in
+// use, and not because the next one takes so long.
+func (c *catalogs) outlived(gen uint64) {
+	if l := c.current.Load(); l != nil && l.gen == gen && !c.loading.Load() {
+		l.over.Store(true)
 	}
 }
 

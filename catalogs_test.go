@@ -227,6 +227,38 @@ func TestCatalogs(t *testing.T) {
 			t.Errorf("%d loads while nobody reads; want none", s.loads.Load()-2)
 		}
 	})
+	// Who comes when nobody has read for long is not judged by what was there then.
+	bubble(t, "AfterAPauseReadersWait", func(t *testing.T) {
+		c, s := make(100*time.Millisecond, time.Minute)
+		first := c.get(ctx)
+		time.Sleep(time.Hour) // the bubble's time
+		if c.peek() != nil {
+			t.Error("peek gives a picture of an hour ago")
+		}
+		start := time.Now()
+		if got := c.get(ctx); got == nil || got == first || time.Since(start) > 100*time.Millisecond || s.loads.Load() != 2 {
+			t.Errorf("get waited %v, %d loads; want a new picture", time.Since(start), s.loads.Load())
+		}
+		// One that cannot be loaded again is better than none.
+		time.Sleep(time.Hour) // the bubble's time
+		s.err = errors.New("permission denied")
+		c.get(ctx)
+		if c.peek() == nil || c.get(ctx) == nil {
+			t.Error("no picture, though there is one that cannot be loaded again")
+		}
+	})
+	bubble(t, "SlowLoadIsNoPause", func(t *testing.T) {
+		c, s := make(100*time.Millisecond, time.Second)
+		first := c.get(ctx)
+		s.takes.Store(int64(10 * time.Second))
+		for range 90 {
+			time.Sleep(100 * time.Millisecond) // the bubble's time
+			if c.peek() != first {
+				t.Fatal("the old picture does not serve while the next one takes long")
+			}
+		}
+		time.Sleep(10 * time.Second) // the bubble's time
+	})
 	bubble(t, "FleetIsSpread", func(t *testing.T) {
 		const fleet = 40
 		when := map[string]map[time.Duration]bool{"time to live": {}, "unknown name": {}}
