@@ -32,7 +32,8 @@ type database struct {
 // again after DDL that was seen on any session of the process: for these readers
 // wait, for at most catalogWait each. In the background it is loaded again when it is
 // older than its time to live, when a name was not found in it, and after what may have
-// been DDL; the old picture serves until then.
+// been DDL; the old picture serves until then, unless nobody has read for twice its time
+// to live: who comes after that waits as well.
 //
 // Where many processes have one reason to load it, each does so at a moment of its own.
 type catalogs struct {

@@ -103,7 +103,9 @@ type Config struct {
 
 	// CatalogTTL is how old the picture of the database's catalog may become.
 	// It is also loaded again after DDL through this process; this is for the
-	// DDL of others. 0 means 5 minutes; negative: no limit. DSN:
+	// DDL of others. It is loaded up to a quarter earlier, at random, by the next
+	// read, which does not wait; a read that comes when it is twice as old, as after
+	// a pause, does, for a second at most. 0 means 5 minutes; negative: no limit. DSN:
 	// flight_catalog_ttl.
 	CatalogTTL time.Duration
 
