@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg/internal/pgtest"
+	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
 // openPipeline opens a handle whose flights go through the pipeline, to a database
@@ -350,5 +351,42 @@ func TestRefusedIsNoDDL(t *testing.T) {
 	mustExec(t, db, "DO 'BEGIN END'")
 	if n := c.catalogs.maybes.Load(); n != before+1 {
 		t.Errorf("DO was taken for DDL %d times; want once", n-before)
+	}
+}
+
+// TestPipeline_Settled: a connection whose settings have changed while it was set up is not
+// used: what they say of a text is not what was looked at.
+func TestPipeline_Settled(t *testing.T) {
+	db, _ := openPipeline(t, Config{})
+	mustInt(t, db, "SELECT 1 FROM items LIMIT 1")
+	c, err := connectorOf(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := c.pipe.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.PgConn.Conn().Close()
+	if link.Settled == nil {
+		t.Fatal("nobody looks at what was reported meanwhile")
+	}
+	reported := func(changed string) map[string]string {
+		m := map[string]string{"TimeZone": "Mars"} // which says nothing about texts
+		for _, name := range pipeline.Meanings {
+			m[name] = link.PgConn.ParameterStatus(name)
+		}
+		if changed != "" {
+			m[changed] += " changed"
+		}
+		return m
+	}
+	if err := link.Settled(reported("")); err != nil {
+		t.Errorf("as it was: %v", err)
+	}
+	for _, name := range pipeline.Meanings {
+		if err := link.Settled(reported(name)); err != error(bypassError(ReasonSettings)) {
+			t.Errorf("with another %s: %v; want that it is not used", name, err)
+		}
 	}
 }
