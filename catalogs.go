@@ -37,9 +37,10 @@ type database struct {
 //
 // Where many processes have one reason to load it, each does so at a moment of its own.
 type catalogs struct {
-	db   *database
-	ttl  time.Duration // negative: no limit
-	load func(ctx context.Context) (*catalog.Set, error)
+	db    *database
+	ttl   time.Duration // negative: no limit
+	load  func(ctx context.Context) (*catalog.Set, error)
+	hooks bool // a connection for it is opened with foreign code
 
 	group    singleflight.Group // one load at a time
 	current  atomic.Pointer[loaded]
@@ -64,6 +65,9 @@ type loaded struct {
 	ddl uint64 // the count when the load began
 	at  time.Time
 	due atomic.Int64 // Unix nanoseconds from which the next reader has it loaded again; 0: there is no reason
+
+	views views
+	salt  uint64 // of a view
 
 	lacks atomic.Bool // a name was not found in it
 	over  atomic.Bool // twice its time to live has passed: nobody has read for as long
@@ -112,12 +116,12 @@ func atRandom(d time.Duration) time.Duration { return time.Duration(rand.Int64N(
 
 // peek returns the picture at hand, without waiting: nil if there is none that
 // is known to be up to date.
-func (c *catalogs) peek() *loaded {
+func (c *catalogs) peek(ctx context.Context) *loaded {
 	l := c.current.Load()
 	if l == nil || l.ddl != c.db.ddl.Load() {
 		return nil
 	}
-	c.renew(l)
+	c.renew(ctx, l)
 	if c.tooOld(l) {
 		return nil
 	}
@@ -129,13 +133,13 @@ func (c *catalogs) peek() *loaded {
 func (c *catalogs) tooOld(l *loaded) bool { return l.over.Load() && c.failing.Load() == 0 }
 
 // renew has a picture loaded again in the background when that is due.
-func (c *catalogs) renew(l *loaded) {
+func (c *catalogs) renew(ctx context.Context, l *loaded) {
 	due := l.due.Load()
 	if due == 0 {
 		return
 	}
 	if now := time.Now().UnixNano(); now >= due && now >= c.retryAt.Load() && l.due.CompareAndSwap(due, 0) {
-		c.start()
+		c.start(ctx)
 	}
 }
 
@@ -144,7 +148,7 @@ func (c *catalogs) renew(l *loaded) {
 func (c *catalogs) get(ctx context.Context) *loaded {
 	ddl := c.db.ddl.Load()
 	if l := c.current.Load(); l != nil && l.ddl >= ddl {
-		if c.renew(l); !c.tooOld(l) {
+		if c.renew(ctx, l); !c.tooOld(l) {
 			return l
 		}
 	}
@@ -154,7 +158,7 @@ func (c *catalogs) get(ctx context.Context) *loaded {
 	wait := time.NewTimer(catalogWait)
 	defer wait.Stop()
 	for {
-		loading := c.start()
+		loading := c.start(ctx)
 		if c.slow.Load() {
 			return nil
 		}
@@ -181,7 +185,7 @@ func (c *catalogs) refresh(ctx context.Context) error {
 	// A load that is under way may have begun before what the caller knows of.
 	for range 2 {
 		select {
-		case r := <-c.start():
+		case r := <-c.start(ctx):
 			if r.Err != nil {
 				return r.Err
 			}
@@ -192,10 +196,14 @@ func (c *catalogs) refresh(ctx context.Context) error {
 	return nil
 }
 
-// start begins a load if none is under way, and returns where its end is told.
-func (c *catalogs) start() <-chan singleflight.Result {
+// start begins a load if none is under way, and returns where its end is told. Hooks see
+// the values of ctx.
+func (c *catalogs) start(ctx context.Context) <-chan singleflight.Result {
+	if ctx = context.WithoutCancel(ctx); !c.hooks {
+		ctx = context.Background()
+	}
 	return c.group.DoChan("", func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), catalogTimeout)
+		ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 		defer cancel()
 		c.loading.Store(true)
 		defer c.loading.Store(false)
@@ -271,7 +279,7 @@ func (c *catalogs) loadSafely(ctx context.Context) (_ *catalog.Set, err error) {
 // generation does not have: it may be new.
 func (c *catalogs) unknown(gen uint64) {
 	l := c.current.Load()
-	if l == nil || l.gen != gen || l.lacks.Swap(true) {
+	if l == nil || l.gen != baseGeneration(gen) || l.lacks.Swap(true) {
 		return
 	}
 	pause := max(catalogSearch, c.pause())
@@ -286,9 +294,9 @@ func (c *catalogs) unknown(gen uint64) {
 func (c *catalogs) found() { c.searches.Store(0) }
 
 // wanted starts a load in the background, unless one has just failed.
-func (c *catalogs) wanted() {
+func (c *catalogs) wanted(ctx context.Context) {
 	if time.Now().UnixNano() >= c.retryAt.Load() {
-		c.start()
+		c.start(ctx)
 	}
 }
 
@@ -305,12 +313,17 @@ func (c *catalogs) soon() {
 	}
 }
 
-// peek returns the picture of the catalog at hand, if it is up to date.
-func (c *Connector) peek() *loaded {
+// peek returns the picture of the catalog at hand, if it is up to date, as the sessions of
+// the context's partition see it.
+func (c *Connector) peek(ctx context.Context) *loaded {
 	if c.catalogs == nil {
 		return nil
 	}
-	return c.catalogs.peek()
+	l := c.catalogs.peek(ctx)
+	if l == nil || !c.parted() {
+		return l
+	}
+	return c.parting.view(l, partitionOf(ctx, c.cfg.PartitionKey))
 }
 
 // catalog returns an up-to-date picture of the catalog. It may wait for it, and
@@ -319,7 +332,11 @@ func (c *Connector) catalog(ctx context.Context) *loaded {
 	if c.catalogs == nil {
 		return nil
 	}
-	return c.catalogs.get(ctx)
+	l := c.catalogs.get(ctx)
+	if l == nil || !c.parted() {
+		return l
+	}
+	return c.partView(ctx, l)
 }
 
 // changed tells everyone in the process who uses the database that something
@@ -343,6 +360,9 @@ func (c *Connector) loadCatalog(ctx context.Context) (set *catalog.Set, err erro
 			c.movePaths(before) // the sessions that are open may not have heard of it
 		}
 	}()
+	if Reason(c.off.Load()) == ReasonHooks {
+		return nil, bypassError(ReasonHooks) // nobody needs it
+	}
 	l, err := c.flights.borrow(ctx)
 	if err != nil {
 		return nil, err

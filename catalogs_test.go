@@ -83,7 +83,7 @@ func TestCatalogs(t *testing.T) {
 			t.Errorf("get returned after %v; want nil after %v", time.Since(start), catalogWait)
 		}
 		time.Sleep(3 * time.Second) // the bubble's time
-		if c.peek() == nil {
+		if c.peek(t.Context()) == nil {
 			t.Error("peek = nil after the load has arrived")
 		}
 	})
@@ -117,7 +117,7 @@ func TestCatalogs(t *testing.T) {
 			t.Errorf("get returned after %v; want 100ms", time.Since(start))
 		}
 		time.Sleep(time.Second) // the bubble's time
-		if c.peek() == nil {
+		if c.peek(t.Context()) == nil {
 			t.Error("the load ended with its first caller")
 		}
 	})
@@ -139,7 +139,7 @@ func TestCatalogs(t *testing.T) {
 		c, s := make(100*time.Millisecond, time.Hour)
 		first := c.get(ctx)
 		c.db.ddl.Add(1)
-		if c.peek() != nil {
+		if c.peek(t.Context()) != nil {
 			t.Error("peek gives a set that is out of date")
 		}
 		if got := c.get(ctx); got == nil || got == first {
@@ -182,7 +182,7 @@ func TestCatalogs(t *testing.T) {
 		s.err = errors.New("canceling statement due to conflict with recovery")
 		var at []time.Duration
 		for begin, n := time.Now(), int64(1); time.Since(begin) < 2*time.Minute && len(at) < 9; time.Sleep(time.Millisecond) { // the bubble's time
-			if c.peek() != first {
+			if c.peek(t.Context()) != first {
 				t.Fatal("the old picture does not serve while a new one cannot be loaded")
 			}
 			synctest.Wait()
@@ -202,9 +202,9 @@ func TestCatalogs(t *testing.T) {
 		}
 		s.err = nil
 		time.Sleep(catalogRetryMost) // the bubble's time
-		c.peek()
+		c.peek(t.Context())
 		synctest.Wait()
-		if c.peek() == first {
+		if c.peek(t.Context()) == first {
 			t.Error("no new picture when it can be loaded again")
 		}
 	})
@@ -214,12 +214,12 @@ func TestCatalogs(t *testing.T) {
 		first := c.get(ctx)
 		for range 61 {
 			time.Sleep(time.Second) // the bubble's time
-			if c.peek() == nil {
+			if c.peek(t.Context()) == nil {
 				t.Fatal("peek = nil while the picture is loaded again")
 			}
 		}
 		time.Sleep(time.Second) // the bubble's time
-		if c.peek() == first || s.loads.Load() != 2 {
+		if c.peek(t.Context()) == first || s.loads.Load() != 2 {
 			t.Errorf("%d loads after the time to live; want a second one", s.loads.Load())
 		}
 		time.Sleep(time.Hour) // the bubble's time
@@ -232,7 +232,7 @@ func TestCatalogs(t *testing.T) {
 		c, s := make(100*time.Millisecond, time.Minute)
 		first := c.get(ctx)
 		time.Sleep(time.Hour) // the bubble's time
-		if c.peek() != nil {
+		if c.peek(t.Context()) != nil {
 			t.Error("peek gives a picture of an hour ago")
 		}
 		start := time.Now()
@@ -243,7 +243,7 @@ func TestCatalogs(t *testing.T) {
 		time.Sleep(time.Hour) // the bubble's time
 		s.err = errors.New("permission denied")
 		c.get(ctx)
-		if c.peek() == nil || c.get(ctx) == nil {
+		if c.peek(t.Context()) == nil || c.get(ctx) == nil {
 			t.Error("no picture, though there is one that cannot be loaded again")
 		}
 	})
@@ -253,7 +253,7 @@ func TestCatalogs(t *testing.T) {
 		s.takes.Store(int64(10 * time.Second))
 		for range 90 {
 			time.Sleep(100 * time.Millisecond) // the bubble's time
-			if c.peek() != first {
+			if c.peek(t.Context()) != first {
 				t.Fatal("the old picture does not serve while the next one takes long")
 			}
 		}
@@ -275,7 +275,7 @@ func TestCatalogs(t *testing.T) {
 						if what == "unknown name" {
 							c.unknown(l.gen)
 						}
-						c.peek()
+						c.peek(t.Context())
 					}
 					mu.Lock()
 					seen[time.Since(begin)] = true
@@ -300,12 +300,12 @@ func TestCatalogs(t *testing.T) {
 		begin := time.Now()
 		for time.Since(begin) < time.Minute {
 			c.soon() // all the time
-			if c.peek() == nil {
+			if c.peek(t.Context()) == nil {
 				t.Fatal("peek = nil after what may have been DDL")
 			}
 			time.Sleep(10 * time.Millisecond) // the bubble's time
 		}
-		if c.peek() == first {
+		if c.peek(t.Context()) == first {
 			t.Error("the picture is the old one a minute later")
 		}
 		if n := s.loads.Load() - 1; n < 10 || n > 15 { // 100 ms each are a part in 50 of 5 s
@@ -313,16 +313,16 @@ func TestCatalogs(t *testing.T) {
 		}
 		// It comes in the middle of a load, too.
 		time.Sleep(time.Minute) // the bubble's time
-		c.peek()
+		c.peek(t.Context())
 		time.Sleep(time.Minute) // the bubble's time
 		n := s.loads.Load()
 		c.soon()
-		c.peek()
+		c.peek(t.Context())
 		time.Sleep(50 * time.Millisecond) // the bubble's time
 		c.soon()
 		for range 100 {
 			time.Sleep(time.Second) // the bubble's time
-			c.peek()
+			c.peek(t.Context())
 		}
 		if got := s.loads.Load() - n; got != 2 {
 			t.Errorf("%d loads; want another one for what came in the middle of the first", got)
@@ -508,7 +508,7 @@ func TestExplain(t *testing.T) {
 		"INSERT INTO later VALUES (1)":            0,
 		"SELECT 1; INSERT INTO later VALUES (1);": 0,
 	} {
-		if got := c.verdicts.get(query, c.peek()).effects; got != want {
+		if got := c.verdicts.get(query, c.peek(t.Context())).effects; got != want {
 			t.Errorf("%s: effects %04b; want %04b", query, got, want)
 		}
 		if got := c.verdicts.get(query, nil).effects; got != 0 {

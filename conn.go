@@ -77,7 +77,7 @@ func (cn *conn) attach(ctx context.Context) error {
 	if cn.lease != nil {
 		return nil
 	}
-	l, err := cn.c.sessions.acquire(ctx)
+	l, err := cn.c.sessions.acquire(cn.opening(ctx))
 	if err != nil {
 		return err
 	}
@@ -127,15 +127,15 @@ func (v *verdict) doubts() bool {
 }
 
 // begins notes what a statement that is about to run may do to the session.
-func (cn *conn) begins(v *verdict) {
-	if v.effects&(effectPins|effectCloses) != 0 && v.doubts() {
+func (cn *conn) begins(ctx context.Context, v *verdict) {
+	if v.effects&(effectPins|effectCloses) != 0 && v.doubts() && !cn.c.parted() {
 		d := doubt{v.sql, v.gen}
 		if slices.Contains(cn.doubts, d) {
 			return
 		}
 		if len(cn.doubts) < maxDoubts {
 			if cn.doubts = append(cn.doubts, d); v.wants {
-				cn.c.catalogs.wanted()
+				cn.c.catalogs.wanted(ctx)
 			}
 			return
 		}
@@ -173,13 +173,13 @@ func (cn *conn) stays() bool {
 	doubts := cn.doubts
 	cn.doubts = nil
 	for _, d := range doubts {
-		if v := cn.c.verdicts.get(d.text, cn.c.peek()); v.wants || v.doubts() && v.gen == d.gen {
+		if v := cn.c.verdicts.get(d.text, cn.c.peek(context.Background())); v.wants || v.doubts() && v.gen == d.gen {
 			cn.doubts = append(cn.doubts, d)
 		} else {
 			cn.judged(v)
 		}
 	}
-	return cn.pinned || cn.locks || len(cn.doubts) > 0
+	return cn.pinned || cn.locks || len(cn.doubts) > 0 || cn.c.own()
 }
 
 // unlocked asks the server whether the session holds advisory locks, if it may.
@@ -279,9 +279,14 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 	case cn.tx != nil && !cn.c.noSessionLayer:
 		return mode, ReasonTransaction
 	case cn.lease != nil && !cn.c.noSessionLayer:
+		if cn.c.own() && !cn.pinned {
+			return mode, ReasonHooks
+		}
 		return mode, ReasonSession
 	case v.reason != ReasonNone && !(v.wants && cn.c.off.Load() != uint32(ReasonNone)):
 		return mode, v.reason
+	case cn.c.source.doors && cn.anothers(ctx):
+		return mode, ReasonHooks
 	case cn.c.off.Load() != uint32(ReasonNone):
 		return mode, Reason(cn.c.off.Load())
 	case v.refused.Load():
@@ -302,7 +307,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if via == viaQuery && cn.c.catalogs != nil {
 		text, values = positional(query, args)
 	}
-	v := cn.c.verdicts.get(text, cn.c.peek())
+	v := cn.c.verdicts.get(text, cn.c.peek(ctx))
 	if cn.carried && len(cn.doubts) > 0 && (v.reason == ReasonNone || v.wants) {
 		// What the connection did last may be harmless, by the catalog that this
 		// read would wait for elsewhere.
@@ -321,6 +326,9 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	}
 	if v.judged.Stale && why == v.reason {
 		cn.c.catalogs.unknown(v.gen)
+	}
+	if why == ReasonCatalogUnavailable && cn.c.hookError() != nil {
+		why = ReasonHookFailed
 	}
 	if why == ReasonNone {
 		var res *result
@@ -344,7 +352,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	// What the guard has stopped writes, whatever it was judged.
 	writes := v.writes() || why == ReasonRefused || rewrites(args)
 	before := cn.notes
-	cn.begins(v)
+	cn.begins(ctx, v)
 	cn.showPrepared(ctx, v)
 	if writes {
 		cn.holds(v)
@@ -404,12 +412,12 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	if err := cn.attach(ctx); err != nil {
 		return nil, err
 	}
-	v := cn.c.verdicts.get(query, cn.c.peek())
+	v := cn.c.verdicts.get(query, cn.c.peek(ctx))
 	if v.judged.Stale {
 		cn.c.catalogs.unknown(v.gen)
 	}
 	before := cn.notes
-	cn.begins(v)
+	cn.begins(ctx, v)
 	if v.writes() || rewrites(args) {
 		cn.holds(v)
 	}

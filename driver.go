@@ -124,7 +124,12 @@ type Config struct {
 	// PartitionKey says which callers are alike: reads of different partitions
 	// never share. It is called with each call's context, and must be quick
 	// and safe for concurrent use. Give it where hooks set up sessions from
-	// the context (a tenant, a role); without it, such hooks turn sharing off.
+	// the context (a tenant, a role), or where connectors or dialers of your own do.
+	// Then each PostgreSQL connection serves the partition only that it was opened for,
+	// and names are looked up where the sessions of the partition do. Without it,
+	// sharing ends as soon as a hook asks its context for anything but what is
+	// harmless (a deadline, a trace span, a logger), and each connection of database/sql
+	// has a PostgreSQL connection of its own, as with pgx.
 	PartitionKey func(context.Context) string
 
 	// BeforeConnect is called before a connection is opened, with a copy of its
@@ -233,9 +238,11 @@ func (cfg Config) withDefaults() (Config, error) {
 type Connector struct {
 	cfg       Config
 	driver    *Driver
-	off       atomic.Uint32 // a Reason; not ReasonNone: nothing is shared
-	alone     aloneness     // of the first reads of texts
-	viaStmt   byte          // how prepared statements run: viaQuery where pgx makes no difference
+	off       atomic.Uint32              // a Reason; not ReasonNone: nothing is shared
+	depends   atomic.Pointer[dependence] // of sessions on their callers, or nil
+	hookErr   atomic.Pointer[error]      // see hookError
+	alone     aloneness                  // of the first reads of texts
+	viaStmt   byte                       // how prepared statements run: viaQuery where pgx makes no difference
 	db        *database
 	table     *flight.Table[*result]
 	verdicts  *verdictCache
@@ -258,8 +265,9 @@ type Connector struct {
 	virtual atomic.Int64 // how many connections database/sql has
 	standby atomic.Bool  // the last connection that told leads to a hot standby
 
-	paths  atomic.Uint64 // how often it has changed where flight sessions look for names
-	judged atomic.Uint64 // the last picture of the catalog before that
+	paths   atomic.Uint64 // how often it has changed where flight sessions look for names
+	judged  atomic.Uint64 // the last picture of the catalog before that
+	parting partitions    // where those of each partition do
 
 	open   sync.Once // opens the pools, at the first connection
 	opened atomic.Bool
@@ -327,7 +335,7 @@ func NewConnectorWithPool(pool *pgxpool.Pool, cfg Config) (*Connector, error) {
 		return nil, errors.New("flightpg: Config.BeforeConnect, AfterConnect and ShouldPing are the pool's with NewConnectorWithPool: set them in its pgxpool.Config")
 	}
 	src := fromPool(pool, stdlib.GetPoolConnector(pool, cfg.hooks()...))
-	src.hooks = src.hooks || cfg.ResetSession != nil
+	src.doors, src.resets = src.doors || cfg.ResetSession != nil, cfg.ResetSession != nil
 	return newConnector(src, cfg)
 }
 
@@ -428,7 +436,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 	if cfg.AfterConnect == nil && cfg.ResetSession == nil && src.fresh && pc.Tracer == nil {
 		c.types.Store(plainTypes) // nobody gets at a type map
 	}
-	c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog}
+	c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog, hooks: src.doors}
 	c.verdicts.found = c.catalogs.found
 	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
 		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
@@ -439,9 +447,6 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		} else {
 			c.turnOff(ReasonSeveralHosts)
 		}
-	}
-	if src.hooks && cfg.PartitionKey == nil {
-		c.turnOff(ReasonHooks)
 	}
 	if why := c.noPipeline(); why != "" && cfg.Executor == ExecutorPipeline {
 		return nil, fmt.Errorf("flightpg: flight_executor=pipeline cannot be used: %s", why)
@@ -507,7 +512,7 @@ func (c *Connector) openPools() {
 		return newPool(sc, limits{open: limit, kept: kept, idle: c.cfg.MaxIdle, idleTime: max(c.cfg.MaxIdleTime, 0), lifetime: c.cfg.MaxLifetime})
 	}
 	c.flights = open(c.source.flights, true, c.cfg.FlightConns, kept)
-	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns, 0), cap: c.cfg.SessionConns}
+	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns, 0), cap: c.cfg.SessionConns, idle: max(c.cfg.MaxIdle, 0)}
 	c.flights.other, c.sessions.db.other = c.sessions.db, c.flights
 	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff, mayStream: c.mayStream}
 	if pipelined {
@@ -577,7 +582,7 @@ func Forget(ctx context.Context, db *sql.DB, query string, args ...any) error {
 		query, named = positional(query, named)
 	}
 	for _, via := range slices.Compact([]byte{viaQuery, c.stmtsVia(query)}) {
-		r := &read{via: via, query: query, args: named, v: c.verdicts.get(query, c.peek())}
+		r := &read{via: via, query: query, args: named, v: c.verdicts.get(query, c.peek(ctx))}
 		key, why := appendKey(nil, via, partitionOf(ctx, c.cfg.PartitionKey), named, false)
 		if why == reasonConvert {
 			key, why = c.convertedKey(ctx, nil, r)

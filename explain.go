@@ -51,19 +51,32 @@ func Explain(ctx context.Context, db *sql.DB, query string) (Verdict, error) {
 }
 
 func (c *Connector) explain(ctx context.Context, query string) (Verdict, error) {
-	if why := Reason(c.off.Load()); why != ReasonNone {
-		return Verdict{Reason: why, Layer: "session", Hint: hints[why]}, nil
+	if v, ok := c.explainOff(); ok {
+		return v, nil
 	}
 	if c.mode(ctx) == ModeOff {
 		return Verdict{Reason: ReasonModeOff, Layer: "session", Hint: hints[ReasonModeOff]}, nil
 	}
 	c.open.Do(c.openPools)
-	if c.catalogs != nil && c.catalogs.peek() == nil {
-		if err := c.catalogs.refresh(ctx); err != nil {
+	if c.foreign(ctx) {
+		ctx = context.WithoutCancel(ctx)
+	}
+	if c.catalogs != nil && c.peek(ctx) == nil {
+		err := c.catalogs.refresh(ctx)
+		if v, ok := c.explainOff(); ok {
+			return v, nil
+		}
+		if failed := c.hookError(); err != nil && failed != nil {
+			return Verdict{Reason: ReasonHookFailed, Layer: "session", Hint: hints[ReasonHookFailed] + ": " + failed.Error()}, nil
+		}
+		if err != nil {
 			return Verdict{}, err
 		}
+		if c.catalog(ctx) == nil && ctx.Err() != nil {
+			return Verdict{}, ctx.Err()
+		}
 	}
-	v := c.verdicts.get(query, c.peek())
+	v := c.verdicts.get(query, c.peek(ctx))
 	if v.reason == ReasonNone && v.refused.Load() {
 		return Verdict{Reason: ReasonRefused, Layer: "guard", Hint: hints[ReasonRefused]}, nil
 	}
@@ -73,10 +86,24 @@ func (c *Connector) explain(ctx context.Context, query string) (Verdict, error) 
 	return explained(v.judged), nil
 }
 
+// explainOff is the verdict on all statements where nothing is shared.
+func (c *Connector) explainOff() (Verdict, bool) {
+	why := Reason(c.off.Load())
+	v := Verdict{Reason: why, Layer: "session", Hint: hints[why]}
+	if d := c.depends.Load(); d != nil && why == ReasonHooks {
+		v.Name, v.Hint = d.hook, d.why()+": "+v.Hint
+		if err := c.hookError(); err != nil {
+			v.Hint += "; without its caller's context it fails: " + err.Error()
+		}
+	}
+	return v, why != ReasonNone
+}
+
 var hints = map[Reason]string{
 	ReasonModeOff:      "set flight_mode to fenced, strict or join",
 	ReasonSeveralHosts: "add target_session_attrs=primary or read-write to the DSN",
 	ReasonHooks:        "give a Config.PartitionKey that says which contexts are alike",
+	ReasonHookFailed:   "let the hook succeed for who opens a connection for the catalog: with the context of whichever caller comes first",
 	ReasonSettings:     "set standard_conforming_strings to on and client_encoding to UTF8",
 	ReasonNoGuard:      "let the pooler use transaction or session pooling, or set flight_guard=off",
 	ReasonTooLong:      "pass the values in it as arguments: what is longer than 512 KiB is not remembered",

@@ -89,7 +89,7 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 	pg := s.pgx.Conn().PgConn()
 	if guard == GuardOff || guard == GuardTransaction {
 		s.guard = guard
-		if s.pooled || !s.c.comparesPaths() {
+		if !s.c.asksPath(s) {
 			return nil
 		}
 		results, err := ask(ctx, pg, "SELECT "+schemasShown)
@@ -124,7 +124,7 @@ const schemasShown = "pg_catalog.array_to_string(pg_catalog.current_schemas(true
 // comparesPaths reports whether all flight sessions of the connector are to look for names
 // in the same places.
 func (c *Connector) comparesPaths() bool {
-	return c.catalogs != nil && !c.source.hooks && c.cfg.PartitionKey == nil
+	return c.catalogs != nil && c.depends.Load() == nil
 }
 
 // meetPath compares where a new flight session looks for names with the picture of the
@@ -132,6 +132,9 @@ func (c *Connector) comparesPaths() bool {
 // connect from now on (ALTER ROLE, ALTER DATABASE, ALTER SYSTEM), the picture is none of
 // theirs, nor are the verdicts by it, and the sessions that are open are not like them.
 func (c *Connector) meetPath(s *session, path string) error {
+	if c.parted() {
+		return c.parting.meet(s, path)
+	}
 	if !c.comparesPaths() || s.pooled {
 		return nil
 	}
@@ -155,7 +158,9 @@ func (c *Connector) movePaths(l *loaded) {
 
 // outdated reports whether a verdict is by a picture of the catalog for sessions that look
 // for names in other places.
-func (c *Connector) outdated(v *verdict) bool { return v.gen != 0 && v.gen <= c.judged.Load() }
+func (c *Connector) outdated(v *verdict) bool {
+	return v.gen != 0 && baseGeneration(v.gen) <= c.judged.Load()
+}
 
 // ask runs queries of flightpg's own. These run as the application's role, and under
 // its search_path: every name and operator in them is qualified, or whoever may

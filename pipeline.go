@@ -75,7 +75,7 @@ func (c *Connector) noPipeline() string {
 		return "queries are cancelled by a handler of the application's own"
 	case cfg.Guard == GuardTransaction:
 		return "flight_guard=transaction"
-	case cfg.BeforeConnect != nil, cfg.ResetSession != nil, cfg.ShouldPing != nil, cfg.PartitionKey != nil:
+	case cfg.ResetSession != nil, cfg.ShouldPing != nil, cfg.PartitionKey != nil:
 		return "hooks look at each use of a connection"
 	case cfg.FlightConns > 0 && cfg.FlightConns < minPipelineConns:
 		return fmt.Sprintf("flight_conns is below %d", minPipelineConns)

@@ -167,7 +167,7 @@ func TestPipeline_Overflow(t *testing.T) {
 			t.Errorf("%d rows, %v; want 1000", n, rows.Err())
 		}
 		c, _ := connectorOf(db)
-		c.verdicts.get("SELECT id, name FROM items ORDER BY id", c.peek()).avoid.Store(0) // it may fly again
+		c.verdicts.get("SELECT id, name FROM items ORDER BY id", c.peek(t.Context())).avoid.Store(0) // it may fly again
 	}
 	c, _ := connectorOf(db)
 	eventually(t, "the connection to be free", func() bool { s := c.pipe.Stats(); return s.Open == s.Idle })

@@ -96,8 +96,10 @@ const (
 	// ReasonSeveralHosts: the DSN names several hosts and does not say with
 	// target_session_attrs=primary or read-write that all sessions go to one.
 	ReasonSeveralHosts
-	// ReasonHooks: hooks set sessions up from the context, and no
-	// Config.PartitionKey says which contexts are alike.
+	// ReasonHooks: what sets sessions up (a hook, a dialer, a connector) has asked
+	// its caller's context who that is, or could have, and no Config.PartitionKey says
+	// which contexts are alike; or there is one, and the read's own context is not that
+	// of its sql.Conn, or of a type that is not the standard library's.
 	ReasonHooks
 	// ReasonSettings: standard_conforming_strings is off, or client_encoding is
 	// one in which ASCII bytes are parts of other characters.
@@ -152,6 +154,9 @@ const (
 	// ReasonCatalogUnavailable: the statement has names that only the catalog
 	// can judge, and it could not be loaded in time.
 	ReasonCatalogUnavailable
+	// ReasonHookFailed: … and it cannot be loaded since a hook fails, or a connector or
+	// dialer of the application's own, where a connection is opened for that.
+	ReasonHookFailed
 	// ReasonUnknownRelation: a table or view that was not there when the
 	// catalog was loaded; it is loaded again soon.
 	ReasonUnknownRelation
@@ -236,6 +241,7 @@ var reasonNames = [reasonCount]string{
 	ReasonSessionView:        "session-view",
 	ReasonTempSchema:         "temp-schema",
 	ReasonCatalogUnavailable: "catalog-unavailable",
+	ReasonHookFailed:         "hook-failed",
 	ReasonUnknownRelation:    "unknown-relation",
 	ReasonUnknownType:        "unknown-type",
 	ReasonRowSecurity:        "row-security",

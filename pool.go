@@ -38,6 +38,8 @@ type pool struct {
 	end     sync.Once
 	wide    sync.Once
 
+	picking sync.Mutex // one at a time looks for a session of a partition
+
 	open  atomic.Int64 // sessions, those being opened and closed included
 	idle  atomic.Int64 // of them; never more than limits.idle
 	timer *time.Timer  // looks for idle sessions whose time is over
@@ -177,7 +179,7 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 			p.idle.Add(-1)
 		}
 		switch {
-		case anew:
+		case anew, p.anothers(ctx, sl.session):
 			l.close()
 		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime, errors.Is(sl.session.ResetSession(ctx), driver.ErrBadConn):
 			return nil, driver.ErrBadConn
@@ -227,11 +229,50 @@ func (p *pool) slot(ctx context.Context) (*puddle.Resource[*slot], error) {
 			}
 		}
 	}
-	res, err := p.slots.Acquire(ctx)
+	res, err := p.pick(ctx)
 	if err != nil {
 		p.leave()
 	}
 	return res, err
+}
+
+// anothers reports whether a session serves another partition than the context's.
+func (p *pool) anothers(ctx context.Context, s *session) bool {
+	c := p.connector.c
+	return c.parted() && s.partition != partitionOf(ctx, c.cfg.PartitionKey)
+}
+
+// pick takes one of puddle's slots: the one that was used last, where sessions serve one
+// partition each, the last one of the context's; else a new one. If there can be none,
+// that which has lain idle for longest makes room.
+func (p *pool) pick(ctx context.Context) (*puddle.Resource[*slot], error) {
+	if !p.connector.c.parted() {
+		return p.slots.Acquire(ctx)
+	}
+	p.picking.Lock()
+	defer p.picking.Unlock()
+	idle := p.slots.AcquireAllIdle() // used last first
+	mine := slices.IndexFunc(idle, func(res *puddle.Resource[*slot]) bool {
+		s := res.Value().session
+		return s != nil && !p.anothers(ctx, s)
+	})
+	if mine < 0 && (len(idle) == 0 || p.slots.Stat().TotalResources() < p.slots.Stat().MaxResources()) {
+		defer giveBack(idle)
+		return p.slots.Acquire(ctx)
+	}
+	if mine < 0 {
+		mine = len(idle) - 1
+	}
+	res := idle[mine]
+	giveBack(slices.Delete(idle, mine, mine+1))
+	return res, nil
+}
+
+// giveBack gives back slots with idle sessions as they were.
+func giveBack(idle []*puddle.Resource[*slot]) {
+	for _, res := range slices.Backward(idle) {
+		res.ReleaseUnused()
+	}
 }
 
 func (p *pool) leave() {
@@ -256,7 +297,7 @@ func (l *lease) release() {
 		return
 	}
 	p := l.p
-	if !l.IsValid() || p.isClosed() {
+	if !l.IsValid() || p.isClosed() || p.connector.pooled { // whose pool has hooks for who takes one
 		l.drop()
 		return
 	}
@@ -268,7 +309,7 @@ func (l *lease) release() {
 	default:
 		sl.handed = false
 	}
-	if p.idle.Add(1) > int64(p.limits.idle) {
+	if p.idle.Add(1) > int64(p.limits.idle) && !p.replaces() {
 		p.idle.Add(-1)
 		l.drop()
 		return
@@ -280,6 +321,32 @@ func (l *lease) release() {
 	} else {
 		p.watch()
 	}
+}
+
+// replaces makes room for an idle session, where sessions serve one partition each, by
+// closing the one that has lain idle for longest: those of partitions that are in use
+// would be closed after each use otherwise.
+func (p *pool) replaces() bool {
+	if !p.connector.c.parted() || p.limits.idle <= 0 {
+		return false
+	}
+	p.picking.Lock()
+	idle := p.slots.AcquireAllIdle()
+	var oldest *puddle.Resource[*slot]
+	if n := len(idle); n > 0 {
+		oldest = idle[n-1]
+		giveBack(idle[:n-1])
+	}
+	p.picking.Unlock()
+	if oldest == nil {
+		return false
+	}
+	if oldest.Value().session != nil {
+		p.idle.Add(-1)
+	}
+	_ = (&lease{p: p, res: oldest}).close()
+	oldest.Hijack()
+	return true
 }
 
 // drop gives the slot back without a session. Its place is free when that is closed.

@@ -84,7 +84,7 @@ func (c *backend) Begin() (driver.Tx, error)           { panic("not used") }
 
 // pool returns a pool of them.
 func (b *backends) pool(l limits, d *dials) *pool {
-	return newPool(sessionConnector{inner: b, dials: d}, l)
+	return newPool(sessionConnector{inner: b, dials: d, c: &Connector{source: new(source)}}, l)
 }
 
 // wantAll checks that nothing of the pool's is out: as many can be taken as it may have,
@@ -403,9 +403,11 @@ func TestPool_Waiting(t *testing.T) {
 			t.Errorf("Close = %v after %v; want that it waits for nobody", err, time.Since(began))
 		}
 		synctest.Wait()
+		w.mu.Lock() // who dials is not done yet
 		if len(w.errs) != 2 || w.errs[0] != errPoolClosed || w.errs[1] != errPoolClosed {
 			t.Errorf("who waited got %v; want %v", w.errs, errPoolClosed)
 		}
+		w.mu.Unlock()
 		if _, err := p.borrow(ctx); err != errPoolClosed {
 			t.Errorf("borrow = %v; want %v", err, errPoolClosed)
 		}

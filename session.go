@@ -43,6 +43,9 @@ type session struct {
 	settings  settings                            // of a flight session, as its hooks have left them
 	flights   bool                                // it is one
 	paths     uint64                              // Connector.paths, when it was opened
+	asked     []question                             // what the context for which it was opened, or reset last, was asked for
+	partition string                              // of who had it opened, or reset last
+	path      string                              // of a flight session of a partition: where it looks for names
 
 	fresh  bool   // has not been reset since it was opened
 	used   bool   // a flight has run on it
@@ -93,11 +96,20 @@ func (sc sessionConnector) open(ctx context.Context) (driver.Conn, error) {
 }
 
 func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
-	dc, err := sc.inner.Connect(ctx)
+	opening := sc.c.watch(ctx)
+	dc, err := sc.inner.Connect(opening)
+	if sc.flights {
+		if sc.c.hooked(err); sc.c.off.Load() == uint32(ReasonHooks) {
+			if err == nil {
+				_ = dc.Close()
+			}
+			err = bypassError(ReasonHooks) // it is, or would be, like its caller
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true}
+	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, asked: askedOf(opening), partition: partitionOf(ctx, sc.c.cfg.PartitionKey)}
 	s.pgx, _ = dc.(*stdlib.Conn)
 	if s.pgx != nil {
 		sc.c.tellStandby(s.pgx.Conn().PgConn())
@@ -148,10 +160,24 @@ func (s *session) ResetSession(ctx context.Context) error {
 	s.fresh = false
 	r, ok := s.dc.(driver.SessionResetter)
 	if !ok {
+		if s.c.own() && (s.flights || !suits(s.asked, nil, ctx)) {
+			return driver.ErrBadConn
+		}
 		return nil
 	}
-	err := r.ResetSession(ctx)
-	if s.pgx != nil && s.c.source.hooks {
+	using := s.c.watch(ctx)
+	err := r.ResetSession(using)
+	now := askedOf(using)
+	if s.c.own() && (s.flights || !suits(s.asked, now, ctx)) {
+		return driver.ErrBadConn
+	}
+	if len(now) > 0 {
+		s.asked = append(slices.DeleteFunc(s.asked, func(a question) bool {
+			return slices.ContainsFunc(now, func(b question) bool { return equalValues(a.key, b.key) })
+		}), now...)
+	}
+	s.partition = partitionOf(ctx, s.c.cfg.PartitionKey)
+	if s.pgx != nil && s.c.source.resets {
 		s.c.learnTypes(s.pgx.Conn().TypeMap()) // a hook may have registered some
 		s.forgetColumns()
 		if err == nil && s.guard == GuardSession && !s.surelyArmed() {
@@ -704,8 +730,9 @@ func (s *session) strayCancel(err error) bool {
 // when another caller needs room. Without that rule a few pinned sessions would
 // starve all writers.
 type sessionPool struct {
-	db  *pool
-	cap int // 0: none
+	db   *pool
+	cap  int // 0: none
+	idle int // idle pinned ones, where each virtual connection has a session of its own
 
 	mu     sync.Mutex // guards what follows and conn.parked, conn.evicted; no I/O while it is held
 	wanted int        // sessions lent, pinned ones included, and callers waiting for one
@@ -760,7 +787,8 @@ func (p *sessionPool) unwant() {
 // park notes that a pinned connection lies idle from now on. It reports false
 // if somebody is waiting for room: the connection should rather be closed.
 func (p *sessionPool) park(c *conn) bool {
-	if p.cap == 0 {
+	own := c.c.own()
+	if p.cap == 0 && !own {
 		return true
 	}
 	p.mu.Lock()
@@ -768,8 +796,11 @@ func (p *sessionPool) park(c *conn) bool {
 	if c.parked || c.evicted {
 		return !c.evicted // IsValid can run twice in a row
 	}
-	if p.wanted > p.cap {
+	if p.cap > 0 && p.wanted > p.cap {
 		p.evictions.Add(1)
+		return false
+	}
+	if own && len(p.parked) >= p.idle {
 		return false
 	}
 	c.parked = true
@@ -792,7 +823,7 @@ func (p *sessionPool) leave(c *conn) bool {
 // unpark takes a pinned connection back into use. It reports false if its
 // session has been closed meanwhile.
 func (p *sessionPool) unpark(c *conn) bool {
-	if p.cap == 0 {
+	if p.cap == 0 && !c.parked { // then nobody else can have touched it
 		return true
 	}
 	p.mu.Lock()

@@ -23,7 +23,8 @@ import (
 type source struct {
 	flights, sessions driver.Connector
 	config            *pgx.ConnConfig // nil: they are not pgx's
-	hooks             bool            // what a session is like may depend on the context it was opened with
+	doors             bool            // foreign code gets the context for which a connection is opened or used, see hooks.go
+	resets            bool            // … whenever one is used again, and the session with it
 	fresh             bool            // no code but flightpg's and the hooks of its Config sees a connection first
 	pooled            bool            // somebody else's pool has them: they are borrowed for as long as they are in use
 }
@@ -47,7 +48,8 @@ func fromConfig(pc *pgx.ConnConfig, cfg *Config) (source, error) {
 		flights:  stdlib.GetConnector(*flights, hooks...),
 		sessions: stdlib.GetConnector(*to, hooks...),
 		config:   pc,
-		hooks:    cfg.BeforeConnect != nil || cfg.ResetSession != nil,
+		doors:    len(hooks) > 0 || hasDoors(pc),
+		resets:   cfg.ResetSession != nil,
 		fresh:    true,
 	}, nil
 }
@@ -92,20 +94,18 @@ func sameFunc(f, g any) bool { return reflect.ValueOf(f).Pointer() == reflect.Va
 // fromPool is the source of connections that a pool has.
 func fromPool(pool *pgxpool.Pool, inner driver.Connector) source {
 	pc := pool.Config()
-	//lint:ignore SA1019 pgxpool honours it
-	before := pc.BeforeAcquire
 	return source{
 		flights:  inner,
 		sessions: inner,
 		config:   pc.ConnConfig,
-		hooks:    pc.BeforeConnect != nil || pc.PrepareConn != nil || before != nil,
+		doors:    poolHasDoors(pc),
 		pooled:   true,
 	}
 }
 
 // fromConnector is the source over another connector.
 func fromConnector(inner driver.Connector) source {
-	s := source{flights: inner, sessions: inner}
+	s := source{flights: inner, sessions: inner, doors: true, resets: true}
 	v := reflect.ValueOf(inner)
 	if v.Kind() != reflect.Struct || v.Type().PkgPath() != reflect.TypeFor[stdlib.Conn]().PkgPath() {
 		return s
@@ -123,7 +123,7 @@ func fromConnector(inner driver.Connector) source {
 	}
 	if pool, ok := field("pool", reflect.TypeFor[*pgxpool.Pool]()); ok && !pool.IsNil() {
 		s = fromPool((*pgxpool.Pool)(pool.UnsafePointer()), inner)
-		s.hooks = s.hooks || resets
+		s.doors, s.resets = s.doors || resets, resets
 		return s
 	}
 	config, ok := field("ConnConfig", reflect.TypeFor[pgx.ConnConfig]())
@@ -131,10 +131,11 @@ func fromConnector(inner driver.Connector) source {
 		return s
 	}
 	pc := config.Interface().(pgx.ConnConfig)
-	s.config, s.hooks = &pc, true
-	if hook, ok := field("BeforeConnect", typeOfBefore); ok {
-		s.hooks = resets || !stdlibsOwn(hook)
-	}
+	s.config, s.resets = &pc, resets
+	before, opens := field("BeforeConnect", typeOfBefore)
+	after, opened := field("AfterConnect", typeOfReset)
+	ping, pings := field("ShouldPing", typeOfPing)
+	s.doors = resets || !opens || !opened || !pings || !stdlibsOwn(before) || !stdlibsOwn(after) || !ping.IsNil() || hasDoors(&pc)
 	fc := reflect.New(v.Type()).Elem()
 	fc.Set(v)
 	fc.FieldByName("ConnConfig").Set(reflect.ValueOf(*cancelling(&pc)))
@@ -144,7 +145,8 @@ func fromConnector(inner driver.Connector) source {
 
 var (
 	typeOfBefore = reflect.TypeOf(Config{}.BeforeConnect)
-	typeOfReset  = reflect.TypeOf(Config{}.ResetSession)
+	typeOfReset  = reflect.TypeOf(Config{}.ResetSession) // and of AfterConnect
+	typeOfPing   = reflect.TypeOf(Config{}.ShouldPing)
 )
 
 // stdlibsOwn reports whether a hook is the one that does nothing.

@@ -121,33 +121,34 @@ func TestWrap_Pgx(t *testing.T) {
 		name   string
 		inner  driver.Connector
 		pooled bool
-		want   Reason
+		doors  bool // foreign code gets the contexts of callers
 	}
 	for _, tc := range []test{
-		{"Config", stdlib.GetConnector(config), false, ReasonNone},
-		{"AfterConnect", stdlib.GetConnector(config, after, ping), false, ReasonNone},
-		{"BeforeConnect", stdlib.GetConnector(config, before), false, ReasonHooks},
-		{"ResetSession", stdlib.GetConnector(config, reset), false, ReasonHooks},
-		{"Pool", stdlib.GetPoolConnector(pool(nil)), true, ReasonNone},
-		{"PoolResetSession", stdlib.GetPoolConnector(pool(nil), reset), true, ReasonHooks},
+		{"Config", stdlib.GetConnector(config), false, false},
+		{"AfterConnect", stdlib.GetConnector(config, after), false, true},
+		{"ShouldPing", stdlib.GetConnector(config, ping), false, true},
+		{"BeforeConnect", stdlib.GetConnector(config, before), false, true},
+		{"ResetSession", stdlib.GetConnector(config, reset), false, true},
+		{"Pool", stdlib.GetPoolConnector(pool(nil)), true, false},
+		{"PoolResetSession", stdlib.GetPoolConnector(pool(nil), reset), true, true},
 		{"PoolBeforeConnect", stdlib.GetPoolConnector(pool(func(pc *pgxpool.Config) {
 			pc.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return nil }
-		})), true, ReasonHooks},
+		})), true, true},
 		{"PoolPrepareConn", stdlib.GetPoolConnector(pool(func(pc *pgxpool.Config) {
 			pc.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return true, nil }
-		})), true, ReasonHooks},
+		})), true, true},
 		{"PoolBeforeAcquire", stdlib.GetPoolConnector(pool(func(pc *pgxpool.Config) {
 			//lint:ignore SA1019 pgxpool honours it
 			pc.BeforeAcquire = func(context.Context, *pgx.Conn) bool { return true }
-		})), true, ReasonHooks},
+		})), true, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, err := Wrap(tc.inner, Config{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := Reason(c.off.Load()); got != tc.want {
-				t.Errorf("off = %v; want %v", got, tc.want)
+			if c.source.doors != tc.doors || c.off.Load() != uint32(ReasonNone) {
+				t.Errorf("doors = %v, off = %v; want %v, none: nobody has asked yet", c.source.doors, Reason(c.off.Load()), tc.doors)
 			}
 			if c.cfg.Database != "a:1,/shop" || c.catalogs == nil || c.viaStmt != viaQuery || c.source.pooled != tc.pooled {
 				t.Errorf("database %q, via %d, pooled %v; want all that pgx's config says", c.cfg.Database, c.viaStmt, c.source.pooled)
@@ -157,10 +158,6 @@ func TestWrap_Pgx(t *testing.T) {
 			}
 			if !tc.pooled && !sameFunc(flightConfig(t, c).BuildContextWatcherHandler, cancelRequest) {
 				t.Error("flights do not cancel on the server")
-			}
-			with, err := Wrap(tc.inner, Config{PartitionKey: func(context.Context) string { return "" }})
-			if err != nil || Reason(with.off.Load()) != ReasonNone {
-				t.Errorf("with a PartitionKey: %v, %v; want it shared", Reason(with.off.Load()), err)
 			}
 		})
 	}

@@ -86,7 +86,7 @@ func TestStaleDescription(t *testing.T) {
 	const query = "SELECT * FROM shrinks"
 	mustExec(t, db, "CREATE TABLE shrinks (a int); INSERT INTO shrinks VALUES (7)")
 	mustInt(t, db, query)
-	v := c.verdicts.get(query, c.peek())
+	v := c.verdicts.get(query, c.peek(t.Context()))
 	old := *v.description.Load()
 	old.Fields = append(slices.Clone(old.Fields), old.Fields[0])
 
@@ -151,7 +151,7 @@ func TestDoubtful_Genuine(t *testing.T) {
 			if guard == GuardSession && n != call.retries || n > 1 || call.code != "22P02" && n > 0 {
 				t.Errorf("guard %v, call %d: run again %d times; want %d", guard, i, n, call.retries)
 			}
-			if v := c.verdicts.get(query, c.peek()); guard == GuardTransaction && v.description.Load() == nil {
+			if v := c.verdicts.get(query, c.peek(t.Context())); guard == GuardTransaction && v.description.Load() == nil {
 				t.Errorf("guard %v, call %d: others have to describe the statement again", guard, i)
 			}
 		}

@@ -35,7 +35,7 @@ func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 	}
 	var n int
 	var err error
-	v := cn.c.verdicts.get(query, cn.c.peek())
+	v := cn.c.verdicts.get(query, cn.c.peek(ctx))
 	if cn.lease == nil && cn.c.mode(ctx) != ModeOff && cn.c.off.Load() == uint32(ReasonNone) {
 		n, err = cn.c.shape(ctx, v, query)
 	} else if err = cn.attach(ctx); err == nil {

@@ -303,7 +303,7 @@ func (c *verdictCache) get(sql string, by *loaded) *verdict {
 	if len(sql) > maxText {
 		return c.getLong(sql, by)
 	}
-	hash := c.hash(sql)
+	hash := c.hash(sql) ^ by.salted()
 	recent := &c.recent[hash/cacheShards%cacheRecent]
 	if v := recent.Load(); v != nil && v.sql == sql && v.gen == by.generation() {
 		return v
@@ -379,7 +379,7 @@ func (c *verdictCache) find(hash uint64, sql string, by *loaded) *verdict {
 		n.avoidWhy.Store(v.avoidWhy.Load())
 		n.avoid.Store(v.avoid.Load())
 		defer c.drop(v)
-		if v.judged.Stale && !n.judged.Stale && n.gen > v.gen && c.found != nil {
+		if v.judged.Stale && !n.judged.Stale && baseGeneration(n.gen) > baseGeneration(v.gen) && c.found != nil {
 			c.found()
 		}
 	}

@@ -102,6 +102,20 @@ const (
 // the character U+0001.
 func (s *Set) Path() string { return s.searched }
 
+// Under returns the set as a session with another search_path sees it: path has its
+// schemas in their order, pg_catalog included. It shares what does not depend on that.
+func (s *Set) Under(path []string) *Set {
+	u := *s
+	u.searched, u.path = strings.Join(path, "\x01"), nil
+	for _, name := range path {
+		if in := s.schemas[name]; in != nil {
+			u.path = append(u.path, in)
+		}
+	}
+	u.merge()
+	return &u
+}
+
 // Version returns the server's major version.
 func (s *Set) Version() int { return s.version }
 
