@@ -244,15 +244,29 @@ func TestDoors(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := func(ctx context.Context) string { return fmt.Sprint(ctx.Value(tenantKey{})) }
-	reads := int(tenantReads(t)) / 1000
+	configs := map[string]Config{
+		"":               {},
+		"PartitionKey":   {PartitionKey: key},
+		"LimitedParted":  {SessionConns: 6, FlightConns: 3, PartitionKey: key},
+		"LimitedWithout": {SessionConns: 6, FlightConns: 3},
+	}
+	idles := []int{0, 2, 100}
+	total := tenantReads(t)
+	if testing.Short() {
+		delete(configs, "LimitedParted")
+		delete(configs, "LimitedWithout")
+		idles = idles[:2]
+	}
+	var all atomic.Int64
 	for _, d := range doors() {
-		for name, cfg := range map[string]Config{
-			"":             {},
-			"PartitionKey": {PartitionKey: key},
-			"Generic":      {Executor: ExecutorGeneric, SessionConns: 6, FlightConns: 3, PartitionKey: key},
-			"Limited":      {SessionConns: 6, FlightConns: 3},
-		} {
-			for _, idle := range []int{0, 2, 100} {
+		for name, cfg := range configs {
+			for _, idle := range idles {
+				// Most reads are where most can go wrong, and a connection serves many.
+				reads := int(total) / (len(doors()) * len(configs) / 2 * (len(idles) - 1) * 2 * tenants)
+				if cfg.PartitionKey == nil || idle == 0 {
+					reads = min(reads, 6)
+				}
+				all.Add(int64(2 * tenants * (reads + 1)))
 				t.Run(fmt.Sprintf("%s/%s/idle=%d", d.name, name, idle), func(t *testing.T) {
 					c, err := d.open(t, dsn, cfg)
 					if err != nil {
@@ -277,6 +291,7 @@ func TestDoors(t *testing.T) {
 			}
 		}
 	}
+	t.Logf("%d reads through %d doors", all.Load(), len(doors()))
 }
 
 // doorRace makes reads of several tenants at once.
@@ -440,6 +455,71 @@ func TestHooks_Foreign(t *testing.T) {
 	}
 	if st := ReadStats(db); st.Flights != 0 || st.Bypasses[ReasonHooks] != 3 {
 		t.Errorf("%d flights, bypasses %v; want each read to bypass because of hooks", st.Flights, st.Bypasses)
+	}
+}
+
+// TestHooks_ForeignTenants: a hook that looks into a context of a foreign type makes
+// sessions the caller's, and nobody has seen it ask. With pgx each call has a connection
+// of its own where database/sql keeps none.
+func TestHooks_ForeignTenants(t *testing.T) {
+	become := func(ctx context.Context, conn *pgx.Conn) error {
+		own, ok := ctx.(foreignContext)
+		if !ok {
+			return errors.New("not a context of this application")
+		}
+		tenant, _ := tenantOf(own.Context)
+		_, err := conn.Exec(ctx, fmt.Sprintf("SET application_name = 'tenant %d'", tenant))
+		return err
+	}
+	db, err := OpenDB(pgtest.Database(t), Config{AfterConnect: become})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	db.SetMaxIdleConns(0)
+	var wg sync.WaitGroup
+	for tenant := range 6 {
+		ctx := foreignContext{context.WithValue(t.Context(), tenantKey{}, tenant)}
+		wg.Go(func() {
+			for range 10 {
+				var got string
+				err := db.QueryRowContext(ctx, "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()").Scan(&got)
+				if want := fmt.Sprintf("tenant %d", tenant); err != nil || got != want {
+					t.Errorf("tenant %d reads as %q, %v", tenant, got, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestSuits: a session that was opened for one caller serves another only if all that was
+// asked for has the same answer, or was asked for again.
+func TestSuits(t *testing.T) {
+	type key struct{ n int }
+	many := make([]question, maxAsks)
+	for i := range many {
+		many[i] = question{key{i}, nil}
+	}
+	ctx := context.WithValue(t.Context(), key{1}, "a")
+	for name, tc := range map[string]struct {
+		then, now []question
+		want      bool
+	}{
+		"Nothing":     {nil, nil, true},
+		"Same":        {[]question{{key{1}, "a"}}, nil, true},
+		"SameNothing": {[]question{{key{2}, nil}}, nil, true},
+		"Other":       {[]question{{key{1}, "b"}}, nil, false},
+		"OtherType":   {[]question{{key{1}, 1}}, nil, false},
+		"Missing":     {[]question{{key{2}, "a"}}, nil, false},
+		"Again":       {[]question{{key{1}, "b"}}, []question{{key{1}, "a"}}, true},
+		"OneAgain":    {[]question{{key{1}, "b"}, {key{2}, "b"}}, []question{{key{1}, "a"}}, false},
+		"NotEqual":    {[]question{{key{1}, []string{"a"}}}, nil, false},
+		"TooMany":     {many, many, false},
+	} {
+		if got := suits(tc.then, tc.now, ctx); got != tc.want {
+			t.Errorf("%s: %v; want %v", name, got, tc.want)
+		}
 	}
 }
 
