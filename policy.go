@@ -437,7 +437,11 @@ func commandEffects(c sqlscan.Command, query func() effect) effect {
 			return effectPins
 		}
 		return effectCloses | effectDDL
-	case "truncate", "grant", "revoke", "comment", "analyze", "vacuum", "reindex", "cluster", "refresh":
+	case "grant", "revoke": // also of roles, whose members row-level security may not apply to
+		return effectCloses | effectMaybeDDL
+	case "reassign":
+		return effectCloses | effectDDL
+	case "truncate", "comment", "analyze", "vacuum", "reindex", "cluster", "refresh":
 		return effectCloses
 	case "set":
 		switch second {

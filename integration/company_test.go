@@ -305,7 +305,7 @@ func loadSet(t *testing.T, conn *pgx.Conn) *catalog.Set {
 			}
 		}
 		return nil
-	}, sqlscan.Words)
+	}, catalog.Options{Words: sqlscan.Words})
 	if err != nil {
 		t.Fatal(err)
 	}
