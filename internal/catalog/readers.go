@@ -1,5 +1,7 @@
 package catalog
 
+import "slices"
+
 // This file finds the functions that are volatile by declaration alone: those that would
 // be harmless if they were declared STABLE, so that a hint can say so.
 
@@ -53,6 +55,9 @@ func (l *loader) readers() {
 				used[user] = append(used[user], n)
 			}
 		}
+	}
+	for _, list := range used {
+		slices.Sort(list) // the same hint each time
 	}
 	for _, r := range l.roots {
 		if declared(r) {

@@ -8,9 +8,14 @@ import (
 )
 
 // Hint says in one sentence what was found and what would change the verdict, as
-// far as the catalog layer knows. It is empty for what the text layer decided.
+// far as the catalog layer knows. It is empty for what the text layer decided, but for
+// settings.
 func (v *Verdict) Hint() string {
 	if v.Layer != Catalog {
+		switch {
+		case v.Reason == sqlscan.DeniedFunction && v.Name == "current_setting", v.Reason == sqlscan.SessionView && v.Name == "pg_settings":
+			return "a setting is shared as current_setting('name'), if no session can have its own value of it, like server_version or max_connections"
+		}
 		return ""
 	}
 	switch v.Reason {

@@ -33,6 +33,10 @@ CREATE VIEW prices2 AS SELECT * FROM prices;
 CREATE VIEW both_of_them AS SELECT price(id), atomic(id) FROM item;
 CREATE VIEW generated AS SELECT * FROM item WHERE price > (SELECT price(1));
 
+-- It is not the application's to declare.
+CREATE FUNCTION shipped(int) RETURNS numeric LANGUAGE sql AS $$ SELECT price($1) $$;
+ALTER EXTENSION pgcrypto ADD FUNCTION shipped(int);
+
 -- They do more.
 CREATE FUNCTION inserts(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (now()); RETURN $1; END $$;
 CREATE VIEW inserting AS SELECT inserts(id) FROM item;
