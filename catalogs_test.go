@@ -418,6 +418,36 @@ func TestEffects(t *testing.T) {
 	}
 }
 
+// TestExempt: to a superuser no row-level security applies, but a connector whose hooks may
+// give its sessions other roles does not count on that.
+func TestExempt(t *testing.T) {
+	dsn := pgtest.Database(t)
+	admin, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	if _, err := admin.Exec(t.Context(), "CREATE TABLE doc (id int); ALTER TABLE doc ENABLE ROW LEVEL SECURITY"); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		cfg  Config
+		want Reason
+	}{
+		{Config{}, ReasonNone},
+		{Config{PartitionKey: func(context.Context) string { return "" }}, ReasonRowSecurity},
+	} {
+		db, err := OpenDB(dsn, test.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := Explain(t.Context(), db, "SELECT id FROM doc"); err != nil || v.Reason != test.want {
+			t.Errorf("with a PartitionKey: %v: %+v, %v; want %v", test.cfg.PartitionKey != nil, v, err, test.want)
+		}
+		_ = db.Close()
+	}
+}
+
 // TestExplain asks a real server, and changes it.
 func TestExplain(t *testing.T) {
 	ctx := t.Context()

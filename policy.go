@@ -157,8 +157,8 @@ const (
 	ReasonUnknownRelation
 	// ReasonUnknownType: likewise, a type.
 	ReasonUnknownType
-	// ReasonRowSecurity: a table with row-level security, and Config.RLS is not
-	// set.
+	// ReasonRowSecurity: a table with row-level security that applies to the role, or
+	// may apply where a view of another owner reads it, and Config.RLS is not set.
 	ReasonRowSecurity
 	// ReasonForeignTable: read from elsewhere, outside the snapshot.
 	ReasonForeignTable
