@@ -421,15 +421,17 @@ func (s *session) loadCatalog(ctx context.Context) (_ *catalog.Set, err error) {
 			s.rollBack(ctx, "ROLLBACK")
 		}
 		return err
-	}, s.c.words())
+	}, s.c.catalogOptions())
 }
 
-// words is what functions' bodies are read with, nil if they are not.
-func (c *Connector) words() catalog.WordsFunc {
+// catalogOptions says whether functions' bodies are read, and whether the sessions may
+// have several roles: hooks can give each partition one.
+func (c *Connector) catalogOptions() catalog.Options {
+	opts := catalog.Options{Words: sqlscan.Words, AnyRole: c.source.hooks || c.cfg.PartitionKey != nil}
 	if c.cfg.TrustDeclared {
-		return nil
+		opts.Words = nil
 	}
-	return sqlscan.Words
+	return opts
 }
 
 // RefreshCatalog loads the catalog of db's database again, now: after DDL that

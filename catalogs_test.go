@@ -3,6 +3,9 @@ package flightpg
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -415,6 +418,36 @@ func TestEffects(t *testing.T) {
 	}
 }
 
+// TestExempt: to a superuser no row-level security applies, but a connector whose hooks may
+// give its sessions other roles does not count on that.
+func TestExempt(t *testing.T) {
+	dsn := pgtest.Database(t)
+	admin, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	if _, err := admin.Exec(t.Context(), "CREATE TABLE doc (id int); ALTER TABLE doc ENABLE ROW LEVEL SECURITY"); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		cfg  Config
+		want Reason
+	}{
+		{Config{}, ReasonNone},
+		{Config{PartitionKey: func(context.Context) string { return "" }}, ReasonRowSecurity},
+	} {
+		db, err := OpenDB(dsn, test.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := Explain(t.Context(), db, "SELECT id FROM doc"); err != nil || v.Reason != test.want {
+			t.Errorf("with a PartitionKey: %v: %+v, %v; want %v", test.cfg.PartitionKey != nil, v, err, test.want)
+		}
+		_ = db.Close()
+	}
+}
+
 // TestExplain asks a real server, and changes it.
 func TestExplain(t *testing.T) {
 	ctx := t.Context()
@@ -424,6 +457,18 @@ func TestExplain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer admin.Close(context.Background())
+	// A superuser would be exempt from row-level security.
+	role := fmt.Sprintf("flightpg_explained_%d", os.Getpid())
+	if _, err := admin.Exec(ctx, "CREATE ROLE "+role+" LOGIN PASSWORD 'asks'; GRANT CREATE ON SCHEMA public TO "+role); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = admin.Exec(context.Background(), "DROP OWNED BY "+role+" CASCADE; DROP ROLE "+role) }()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, "asks")
+	dsn = u.String()
 	c, err := NewConnector(dsn, Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -450,13 +495,23 @@ func TestExplain(t *testing.T) {
 	if v.Name != "f" || v.Pos != 8 || !strings.Contains(v.Hint, "STABLE") {
 		t.Errorf("verdict = %+v; want f at 8 and a hint to declare it STABLE", v)
 	}
+	mustExec(t, db, "CREATE VIEW over AS SELECT f(id) FROM later")
+	v = check("SELECT * FROM over", ReasonUnsafeView, "catalog")
+	_, alter, _ := strings.Cut(v.Hint, ": ")
+	mustExec(t, db, alter)
+	check("SELECT * FROM over", ReasonNone, "text")
+	mustExec(t, db, "DROP VIEW over; ALTER FUNCTION f(int) VOLATILE")
+
+	// To its owner row-level security does not apply, unless it is forced.
+	mustExec(t, db, "ALTER TABLE later ENABLE ROW LEVEL SECURITY")
+	check("SELECT * FROM later", ReasonNone, "text")
 
 	// In a transaction DDL is seen by others at its end.
 	tx, err := db.Begin()
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustExec(t, tx, "ALTER TABLE later ENABLE ROW LEVEL SECURITY")
+	mustExec(t, tx, "ALTER TABLE later FORCE ROW LEVEL SECURITY")
 	check("SELECT * FROM later", ReasonNone, "text")
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)

@@ -162,8 +162,8 @@ const (
 	ReasonUnknownRelation
 	// ReasonUnknownType: likewise, a type.
 	ReasonUnknownType
-	// ReasonRowSecurity: a table with row-level security, and Config.RLS is not
-	// set.
+	// ReasonRowSecurity: a table with row-level security that applies to the role, or
+	// may apply where a view of another owner reads it, and Config.RLS is not set.
 	ReasonRowSecurity
 	// ReasonForeignTable: read from elsewhere, outside the snapshot.
 	ReasonForeignTable
@@ -443,7 +443,11 @@ func commandEffects(c sqlscan.Command, query func() effect) effect {
 			return effectPins
 		}
 		return effectCloses | effectDDL
-	case "truncate", "grant", "revoke", "comment", "analyze", "vacuum", "reindex", "cluster", "refresh":
+	case "grant", "revoke": // also of roles, whose members row-level security may not apply to
+		return effectCloses | effectMaybeDDL
+	case "reassign":
+		return effectCloses | effectDDL
+	case "truncate", "comment", "analyze", "vacuum", "reindex", "cluster", "refresh":
 		return effectCloses
 	case "set":
 		switch second {

@@ -6,6 +6,9 @@ import "strings"
 // what they call, and whether they could write. PostgreSQL believes the declaration; it
 // refuses only commands of theirs that write by themselves, not calls of functions that
 // do.
+//
+// Of functions that are volatile, which is what they are if nobody says anything, it finds
+// those that would be harmless if they were declared STABLE (readers.go).
 
 // A Word is an identifier or key word of a text.
 type Word struct {
@@ -14,6 +17,7 @@ type Word struct {
 	Quoted bool
 	Called bool   // an opening parenthesis is next
 	After  string // the unquoted word right before it, or ""
+	First  bool   // a statement may begin with it
 }
 
 // A WordsFunc calls visit with each word of a text that need not be a statement, by the
@@ -48,11 +52,16 @@ func (l *loader) readBodies(words WordsFunc) {
 		names[f.node] = f.name
 	}
 	for _, b := range l.bodies {
-		writes := func() { l.fault(b.node, MayWrite, names[b.node], Denied) }
+		_, volatile := l.volatile[b.node]
+		fault, uses := l.fault, l.uses
+		if volatile {
+			fault, uses = l.ifStable.fault, l.ifStable.use
+		}
+		writes := func() { fault(b.node, MayWrite, names[b.node], Denied) }
 		switch b.language {
 		case "sql", "plpgsql":
 		case "plsh": // (PL/Proxy wants its functions to be declared volatile)
-			l.fault(b.node, Elsewhere, names[b.node], Private)
+			fault(b.node, Elsewhere, names[b.node], Private)
 			continue
 		default:
 			if runsStatements(b.text) {
@@ -68,6 +77,8 @@ func (l *loader) readBodies(words WordsFunc) {
 			case w.Name == "into" && (w.After == "insert" || w.After == "merge"), w.Name == "from" && w.After == "delete",
 				w.Name == "set" && update, w.Name == "execute" && w.After != "on" && w.After != "grant":
 				writes()
+			case volatile && (w.First && command(w.Name) || w.After == "for" && rowLock(w.Name) || w.Name == "into" && b.language == "sql"):
+				writes() // what PostgreSQL refuses in a function that is not
 			case w.Name == "update":
 				update = update || w.After != "for" && w.After != "key"
 			}
@@ -76,7 +87,7 @@ func (l *loader) readBodies(words WordsFunc) {
 				for _, f := range functions[w.Name] {
 					if in == nil || f.in == in {
 						known = true
-						l.uses(b.node, f.node)
+						uses(b.node, f.node)
 					}
 				}
 				if w.Schema == "" || w.Schema == "pg_catalog" {
@@ -84,7 +95,7 @@ func (l *loader) readBodies(words WordsFunc) {
 					case class == Safe, w.Name == "pg_sleep", w.Name == "pg_sleep_for", w.Name == "pg_sleep_until":
 						known = true // what only takes time changes no answer
 					case class != Unknown:
-						l.fault(b.node, Dangerous, w.Name, class)
+						fault(b.node, Dangerous, w.Name, class)
 					}
 				}
 				if !known && w.After == "perform" {
@@ -93,11 +104,11 @@ func (l *loader) readBodies(words WordsFunc) {
 				return true
 			}
 			if SessionView(w.Name) && (w.Schema == "" || w.Schema == "pg_catalog") {
-				l.fault(b.node, SystemView, w.Name, Private)
+				fault(b.node, SystemView, w.Name, Private)
 			}
 			for _, r := range views[w.Name] {
 				if in == nil || r.in == in {
-					l.uses(b.node, r.node)
+					uses(b.node, r.node)
 				}
 			}
 			return true
@@ -106,6 +117,24 @@ func (l *loader) readBodies(words WordsFunc) {
 			writes() // nobody knows
 		}
 	}
+}
+
+// command reports whether a statement that begins with a word may do more than read. In
+// PL/pgSQL the word can also be a variable; then nothing is lost but a hint.
+func command(word string) bool {
+	switch word {
+	case "abort", "alter", "analyze", "call", "checkpoint", "cluster", "comment", "commit", "copy", "create",
+		"deallocate", "delete", "discard", "do", "drop", "execute", "explain", "grant", "import", "insert", "listen",
+		"load", "lock", "merge", "notify", "prepare", "reassign", "refresh", "reindex", "release", "reset", "revoke",
+		"rollback", "savepoint", "security", "set", "start", "truncate", "unlisten", "update", "vacuum":
+		return true
+	}
+	return false
+}
+
+// rowLock reports whether a word behind FOR begins a row lock.
+func rowLock(word string) bool {
+	return word == "update" || word == "share" || word == "no" || word == "key"
 }
 
 // runsStatements reports whether a body in another language has what statements are

@@ -278,12 +278,13 @@ func builtin(name string) Info {
 		"pg_encoding_to_char", "pg_filenode_relation", "pg_function_is_visible",
 		"pg_get_catalog_foreign_keys", "pg_get_keywords", "pg_get_publication_tables",
 		"pg_get_replica_identity_index", "pg_get_serial_sequence", "pg_get_userbyid",
-		"pg_has_role", "pg_indexam_progress_phasename", "pg_lsn", "pg_lsn_cmp", "pg_lsn_eq",
-		"pg_lsn_ge", "pg_lsn_gt", "pg_lsn_hash", "pg_lsn_hash_extended", "pg_lsn_larger",
-		"pg_lsn_le", "pg_lsn_lt", "pg_lsn_mi", "pg_lsn_mii", "pg_lsn_ne", "pg_lsn_pli",
-		"pg_lsn_smaller", "pg_mcv_list", "pg_ndistinct", "pg_node_tree", "pg_opclass_is_visible",
-		"pg_operator_is_visible", "pg_opfamily_is_visible", "pg_options_to_table",
-		"pg_partition_root", "pg_relation_filenode", "pg_relation_is_publishable",
+		"pg_has_role", "pg_indexam_progress_phasename", "pg_is_other_temp_schema", "pg_lsn",
+		"pg_lsn_cmp", "pg_lsn_eq", "pg_lsn_ge", "pg_lsn_gt", "pg_lsn_hash", "pg_lsn_hash_extended",
+		"pg_lsn_larger", "pg_lsn_le", "pg_lsn_lt", "pg_lsn_mi", "pg_lsn_mii", "pg_lsn_ne",
+		"pg_lsn_pli", "pg_lsn_smaller", "pg_mcv_list", "pg_my_temp_schema", "pg_ndistinct",
+		"pg_node_tree", "pg_opclass_is_visible", "pg_operator_is_visible",
+		"pg_opfamily_is_visible", "pg_options_to_table", "pg_partition_root",
+		"pg_postmaster_start_time", "pg_relation_filenode", "pg_relation_is_publishable",
 		"pg_relation_is_updatable", "pg_replication_origin_oid", "pg_sequence_parameters",
 		"pg_size_bytes", "pg_size_pretty", "pg_snapshot", "pg_snapshot_xip", "pg_snapshot_xmax",
 		"pg_snapshot_xmin", "pg_statistics_obj_is_visible", "pg_table_is_visible",
@@ -304,10 +305,14 @@ func builtin(name string) Info {
 		"tsquerysend", "tsvector", "tsvector_cmp", "tsvector_concat", "tsvector_eq", "tsvector_ge",
 		"tsvector_gt", "tsvector_le", "tsvector_lt", "tsvector_ne", "tsvector_to_array",
 		"tsvectorsend", "txid_snapshot", "txid_snapshot_xip", "txid_snapshot_xmax",
-		"txid_snapshot_xmin", "txid_visible_in_snapshot", "varcharsend", "websearch_to_tsquery",
-		"xml", "xml_is_well_formed", "xml_is_well_formed_content", "xml_is_well_formed_document",
-		"xmlagg", "xmlcomment", "xmlconcat2", "xmlexists", "xmlvalidate", "xpath", "xpath_exists":
+		"txid_snapshot_xmin", "txid_visible_in_snapshot", "varcharsend", "version",
+		"websearch_to_tsquery", "xml", "xml_is_well_formed", "xml_is_well_formed_content",
+		"xml_is_well_formed_document", "xmlagg", "xmlcomment", "xmlconcat2", "xmlexists",
+		"xmlvalidate", "xpath", "xpath_exists":
 		return Info{Safe, false, 15, Apart}
+	case "pg_database_size", "pg_indexes_size", "pg_is_in_recovery", "pg_relation_size", "pg_table_size",
+		"pg_tablespace_size", "pg_total_relation_size":
+		return Info{Safe, true, 15, Apart}
 	case "pg_split_walfile_name", "system_user":
 		return Info{Safe, false, 16, Apart}
 	case "jsonb_populate_record_valid", "pg_basetype", "xmltext":
@@ -332,8 +337,7 @@ func builtin(name string) Info {
 		"inet_server_port", "mxid_age", "pg_available_extension_versions",
 		"pg_available_extensions", "pg_backend_pid", "pg_client_encoding", "pg_conf_load_time",
 		"pg_config", "pg_current_snapshot", "pg_current_xact_id_if_assigned", "pg_cursor",
-		"pg_extension_update_paths", "pg_get_replication_slots", "pg_is_other_temp_schema",
-		"pg_listening_channels", "pg_my_temp_schema", "pg_postmaster_start_time",
+		"pg_extension_update_paths", "pg_get_replication_slots", "pg_listening_channels",
 		"pg_prepared_statement", "pg_relation_filepath", "pg_settings_get_flags",
 		"pg_show_all_settings", "pg_stat_get_activity", "pg_stat_get_analyze_count",
 		"pg_stat_get_archiver", "pg_stat_get_autoanalyze_count", "pg_stat_get_autovacuum_count",
@@ -373,34 +377,31 @@ func builtin(name string) Info {
 		"pg_stat_get_vacuum_count", "pg_stat_get_wal", "pg_stat_get_wal_receiver",
 		"pg_stat_get_wal_senders", "pg_tablespace_databases", "pg_tablespace_location",
 		"pg_timezone_names", "pg_trigger_depth", "txid_current_if_assigned",
-		"txid_current_snapshot", "version":
+		"txid_current_snapshot":
 		return Info{Private, false, 15, Alone}
 	case "amvalidate", "clock_timestamp", "current_query", "currval", "gen_random_uuid", "lastval",
 		"pg_blocking_pids", "pg_collation_actual_version", "pg_control_checkpoint",
 		"pg_control_init", "pg_control_recovery", "pg_control_system", "pg_current_logfile",
 		"pg_current_wal_flush_lsn", "pg_current_wal_insert_lsn", "pg_current_wal_lsn",
-		"pg_database_collation_actual_version", "pg_database_size",
-		"pg_get_backend_memory_contexts", "pg_get_multixact_members", "pg_get_shmem_allocations",
-		"pg_get_wal_replay_pause_state", "pg_get_wal_resource_managers", "pg_hba_file_rules",
-		"pg_ident_file_mappings", "pg_indexes_size", "pg_is_in_recovery",
+		"pg_database_collation_actual_version", "pg_get_backend_memory_contexts",
+		"pg_get_multixact_members", "pg_get_shmem_allocations", "pg_get_wal_replay_pause_state",
+		"pg_get_wal_resource_managers", "pg_hba_file_rules", "pg_ident_file_mappings",
 		"pg_is_wal_replay_paused", "pg_jit_available", "pg_last_committed_xact",
 		"pg_last_wal_receive_lsn", "pg_last_wal_replay_lsn", "pg_last_xact_replay_timestamp",
 		"pg_lock_status", "pg_ls_archive_statusdir", "pg_ls_dir", "pg_ls_logdir",
 		"pg_ls_logicalmapdir", "pg_ls_logicalsnapdir", "pg_ls_replslotdir", "pg_ls_tmpdir",
 		"pg_ls_waldir", "pg_notification_queue_usage", "pg_partition_ancestors",
 		"pg_partition_tree", "pg_prepared_xact", "pg_read_binary_file", "pg_read_file",
-		"pg_relation_size", "pg_safe_snapshot_blocking_pids", "pg_sequence_last_value",
-		"pg_show_all_file_settings", "pg_show_replication_origin_status", "pg_sleep",
-		"pg_sleep_for", "pg_sleep_until", "pg_stat_file", "pg_stat_get_recovery_prefetch",
-		"pg_stat_get_xact_blocks_fetched", "pg_stat_get_xact_blocks_hit",
-		"pg_stat_get_xact_function_calls", "pg_stat_get_xact_function_self_time",
-		"pg_stat_get_xact_function_total_time", "pg_stat_get_xact_numscans",
-		"pg_stat_get_xact_tuples_deleted", "pg_stat_get_xact_tuples_fetched",
-		"pg_stat_get_xact_tuples_hot_updated", "pg_stat_get_xact_tuples_inserted",
-		"pg_stat_get_xact_tuples_returned", "pg_stat_get_xact_tuples_updated",
-		"pg_stat_have_stats", "pg_table_size", "pg_tablespace_size", "pg_total_relation_size",
-		"pg_xact_commit_timestamp", "pg_xact_commit_timestamp_origin", "pg_xact_status", "random",
-		"timeofday", "txid_status":
+		"pg_safe_snapshot_blocking_pids", "pg_sequence_last_value", "pg_show_all_file_settings",
+		"pg_show_replication_origin_status", "pg_sleep", "pg_sleep_for", "pg_sleep_until",
+		"pg_stat_file", "pg_stat_get_recovery_prefetch", "pg_stat_get_xact_blocks_fetched",
+		"pg_stat_get_xact_blocks_hit", "pg_stat_get_xact_function_calls",
+		"pg_stat_get_xact_function_self_time", "pg_stat_get_xact_function_total_time",
+		"pg_stat_get_xact_numscans", "pg_stat_get_xact_tuples_deleted",
+		"pg_stat_get_xact_tuples_fetched", "pg_stat_get_xact_tuples_hot_updated",
+		"pg_stat_get_xact_tuples_inserted", "pg_stat_get_xact_tuples_returned",
+		"pg_stat_get_xact_tuples_updated", "pg_stat_have_stats", "pg_xact_commit_timestamp",
+		"pg_xact_commit_timestamp_origin", "pg_xact_status", "random", "timeofday", "txid_status":
 		return Info{Private, true, 15, Alone}
 	case "pg_stat_get_backend_subxact", "pg_stat_get_db_conflict_logicalslot", "pg_stat_get_lastscan",
 		"pg_stat_get_tuples_newpage_updated":
@@ -735,6 +736,73 @@ func plainView(name string) bool {
 func anyColumns(name string) bool {
 	switch name {
 	case "pg_attribute", "pg_statistic", "pg_stats", "pg_stats_ext_exprs":
+		return true
+	}
+	return false
+}
+
+func serverSetting(name string) bool {
+	switch name {
+	case "allow_alter_system", "archive_cleanup_command", "archive_command", "archive_library", "archive_mode",
+		"archive_timeout", "authentication_timeout", "autovacuum",
+		"autovacuum_analyze_scale_factor", "autovacuum_analyze_threshold",
+		"autovacuum_freeze_max_age", "autovacuum_max_workers",
+		"autovacuum_multixact_freeze_max_age", "autovacuum_naptime",
+		"autovacuum_vacuum_cost_delay", "autovacuum_vacuum_cost_limit",
+		"autovacuum_vacuum_insert_scale_factor", "autovacuum_vacuum_insert_threshold",
+		"autovacuum_vacuum_max_threshold", "autovacuum_vacuum_scale_factor",
+		"autovacuum_vacuum_threshold", "autovacuum_work_mem", "autovacuum_worker_slots",
+		"bgwriter_delay", "bgwriter_flush_after", "bgwriter_lru_maxpages",
+		"bgwriter_lru_multiplier", "block_size", "bonjour", "bonjour_name",
+		"checkpoint_completion_target", "checkpoint_flush_after", "checkpoint_timeout",
+		"checkpoint_warning", "cluster_name", "commit_timestamp_buffers", "config_file",
+		"data_checksums", "data_directory", "data_directory_mode", "data_sync_retry",
+		"db_user_namespace", "debug_assertions", "debug_io_direct", "dynamic_shared_memory_type",
+		"event_source", "external_pid_file", "file_extend_method", "fsync", "full_page_writes",
+		"gss_accept_delegation", "hba_file", "hot_standby", "hot_standby_feedback",
+		"huge_page_size", "huge_pages", "huge_pages_status", "ident_file",
+		"idle_replication_slot_timeout", "ignore_invalid_pages", "integer_datetimes",
+		"io_max_combine_limit", "io_max_concurrency", "io_method", "io_workers", "jit_provider",
+		"krb_caseins_users", "krb_server_keyfile", "lc_collate", "lc_ctype", "listen_addresses",
+		"log_autovacuum_min_duration", "log_checkpoints", "log_destination", "log_directory",
+		"log_file_mode", "log_filename", "log_hostname", "log_line_prefix",
+		"log_recovery_conflict_waits", "log_rotation_age", "log_rotation_size",
+		"log_startup_progress_interval", "log_timezone", "log_truncate_on_rotation",
+		"logging_collector", "max_active_replication_origins", "max_connections",
+		"max_files_per_process", "max_function_args", "max_identifier_length", "max_index_keys",
+		"max_locks_per_transaction", "max_logical_replication_workers", "max_notify_queue_pages",
+		"max_parallel_apply_workers_per_subscription", "max_pred_locks_per_page",
+		"max_pred_locks_per_relation", "max_pred_locks_per_transaction",
+		"max_prepared_transactions", "max_replication_slots", "max_slot_wal_keep_size",
+		"max_standby_archive_delay", "max_standby_streaming_delay",
+		"max_sync_workers_per_subscription", "max_wal_senders", "max_wal_size",
+		"max_worker_processes", "min_dynamic_shared_memory", "min_wal_size",
+		"multixact_member_buffers", "multixact_offset_buffers", "notify_buffers",
+		"num_os_semaphores", "oauth_validator_libraries", "old_snapshot_threshold", "port",
+		"pre_auth_delay", "primary_conninfo", "primary_slot_name", "promote_trigger_file",
+		"recovery_end_command", "recovery_init_sync_method", "recovery_min_apply_delay",
+		"recovery_prefetch", "recovery_target", "recovery_target_action",
+		"recovery_target_inclusive", "recovery_target_lsn", "recovery_target_name",
+		"recovery_target_time", "recovery_target_timeline", "recovery_target_xid",
+		"remove_temp_files_after_crash", "reserved_connections", "restart_after_crash",
+		"restore_command", "segment_size", "send_abort_for_crash", "send_abort_for_kill",
+		"serializable_buffers", "server_encoding", "server_version", "server_version_num",
+		"shared_buffers", "shared_memory_size", "shared_memory_size_in_huge_pages",
+		"shared_memory_type", "shared_preload_libraries", "ssl", "ssl_ca_file", "ssl_cert_file",
+		"ssl_ciphers", "ssl_crl_dir", "ssl_crl_file", "ssl_dh_params_file", "ssl_ecdh_curve",
+		"ssl_groups", "ssl_key_file", "ssl_library", "ssl_max_protocol_version",
+		"ssl_min_protocol_version", "ssl_passphrase_command",
+		"ssl_passphrase_command_supports_reload", "ssl_prefer_server_ciphers", "ssl_tls13_ciphers",
+		"subtransaction_buffers", "summarize_wal", "superuser_reserved_connections",
+		"sync_replication_slots", "synchronized_standby_slots", "synchronous_standby_names",
+		"syslog_facility", "syslog_ident", "syslog_sequence_numbers", "syslog_split_messages",
+		"trace_connection_negotiation", "trace_recovery_messages", "track_activity_query_size",
+		"track_commit_timestamp", "transaction_buffers", "unix_socket_directories",
+		"unix_socket_group", "unix_socket_permissions", "vacuum_defer_cleanup_age",
+		"wal_block_size", "wal_buffers", "wal_decode_buffer_size", "wal_keep_size", "wal_level",
+		"wal_log_hints", "wal_receiver_create_temp_slot", "wal_receiver_status_interval",
+		"wal_receiver_timeout", "wal_retrieve_retry_interval", "wal_segment_size",
+		"wal_summary_keep_time", "wal_sync_method", "wal_writer_delay", "wal_writer_flush_after":
 		return true
 	}
 	return false

@@ -91,3 +91,8 @@ func SessionView(name string) bool {
 	}
 	return sessionView(name) || strings.HasPrefix(name, "pg_stat_") || strings.HasPrefix(name, "pg_statio_")
 }
+
+// ServerSetting reports whether all sessions of a server have one value of a setting,
+// whatever they and their roles have set: its contexts in pg_settings say so. The name is
+// not folded.
+func ServerSetting(name string) bool { return serverSetting(strings.ToLower(name)) }

@@ -31,7 +31,7 @@ policy as materialized (
 tree(kind, oid, tree) as (
   select 'r', rel, tree from rule
   union all
-  select 'r', polrelid, polqual::pg_catalog.text from policy
+  select 'P', polrelid, polqual::pg_catalog.text from policy
   union all
   select 'r', d.adrelid, d.adbin::pg_catalog.text
   from pg_catalog.pg_attrdef d
@@ -76,13 +76,13 @@ edge(kind, oid, target_kind, target) as materialized (
   from mention
   where field operator(pg_catalog.=) any ('{typid,resulttype}'::pg_catalog.text[]) and target operator(pg_catalog.>=) 16384
   union
-  select 'r', x.rel, c.kind, d.refobjid
+  select x.kind, x.rel, c.kind, d.refobjid
   from (
-    select 'pg_catalog.pg_rewrite'::pg_catalog.regclass as class, oid, rel from rule
+    select 'r' as kind, 'pg_catalog.pg_rewrite'::pg_catalog.regclass as class, oid, rel from rule
     union all
-    select 'pg_catalog.pg_policy'::pg_catalog.regclass, oid, polrelid from policy
+    select 'P', 'pg_catalog.pg_policy'::pg_catalog.regclass, oid, polrelid from policy
     union all
-    select 'pg_catalog.pg_attrdef'::pg_catalog.regclass, d.oid, d.adrelid
+    select 'r', 'pg_catalog.pg_attrdef'::pg_catalog.regclass, d.oid, d.adrelid
     from pg_catalog.pg_attrdef d
     join pg_catalog.pg_attribute a on a.attrelid operator(pg_catalog.=) d.adrelid and a.attnum operator(pg_catalog.=) d.adnum
     where a.attgenerated operator(pg_catalog.=) 'v') x
@@ -215,8 +215,12 @@ union all
 select 's', oid::pg_catalog.text, '', nspname::pg_catalog.text, '' from schema
 union all
 select 'r', c.oid::pg_catalog.text, relnamespace::pg_catalog.text, relname::pg_catalog.text,
-  pg_catalog.concat_ws(' ', relkind, reltype, case when relrowsecurity then 'rls' end,
-    case when relam operator(pg_catalog.>=) 16384 then 'am' end)
+  pg_catalog.concat_ws(' ', relkind, reltype,
+    case when relrowsecurity then case when pg_catalog.row_security_active(c.oid) then 'rls' else 'exempt' end end,
+    case when relam operator(pg_catalog.>=) 16384 then 'am' end,
+    case when relkind operator(pg_catalog.=) 'v' and (pg_catalog.pg_get_userbyid(relowner) operator(pg_catalog.=) current_user or exists (
+      select from pg_catalog.pg_options_to_table(reloptions)
+      where option_name operator(pg_catalog.=) 'security_invoker' and option_value::pg_catalog.bool)) then 'invoker' end)
 from pg_catalog.pg_class c join schema s on s.oid operator(pg_catalog.=) c.relnamespace
 where relkind operator(pg_catalog.=) any ('{r,p,v,m,f,S,c}'::pg_catalog."char"[]) and relpersistence operator(pg_catalog.<>) 't'
 union all
@@ -249,6 +253,20 @@ from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid operator(pg_cat
 where p.oid operator(pg_catalog.>=) 16384 and p.provolatile operator(pg_catalog.<>) 'v'
   and p.prokind operator(pg_catalog.=) any ('{f,w}'::pg_catalog."char"[])
   and p.prolang operator(pg_catalog.<>) all ('{12,13}'::pg_catalog.oid[]) and p.prosrc operator(pg_catalog.<>) ''
+union all
+-- … and of those that are, with what ALTER FUNCTION calls them, but for triggers' and
+-- extensions' (of BEGIN ATOMIC the tree says whether it writes)
+select 'y', p.oid::pg_catalog.text, p.oid::pg_catalog.regprocedure::pg_catalog.text, l.lanname::pg_catalog.text, p.prosrc
+from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid operator(pg_catalog.=) p.prolang
+where p.oid operator(pg_catalog.>=) 16384 and p.provolatile operator(pg_catalog.=) 'v' and p.prokind operator(pg_catalog.=) 'f'
+  and l.lanname operator(pg_catalog.=) any ('{sql,plpgsql}'::pg_catalog.name[])
+  and p.prorettype operator(pg_catalog.<>) all ('{2279,3838}'::pg_catalog.oid[])
+  and not exists (
+    select from pg_catalog.pg_depend d
+    where d.classid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid operator(pg_catalog.=) p.oid
+      and d.deptype operator(pg_catalog.=) 'e')
+  and (p.prosrc operator(pg_catalog.<>) ''
+    or pg_catalog.to_jsonb(p) operator(pg_catalog.->>) 'prosqlbody' operator(pg_catalog.!~) ':commandType [^1]|\{ROWMARKCLAUSE ')
 union all
 select 'b', p.oid::pg_catalog.text, pronamespace::pg_catalog.text, proname::pg_catalog.text,
   pg_catalog.concat_ws(' ', provolatile,

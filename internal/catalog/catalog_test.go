@@ -11,10 +11,11 @@ func TestFunction(t *testing.T) {
 	tests := map[Class]string{
 		Safe: `lower count now age date_trunc jsonb_agg current_user current_schema current_schemas row_security_active
 			has_table_privilege pg_has_role pg_get_viewdef to_tsvector generate_series uuid jsonb text int4 left right
-			concat to_char current_database any_value array_sort session_user like overlaps`,
-		Private: `random clock_timestamp timeofday pg_sleep gen_random_uuid uuidv7 currval lastval version pg_backend_pid
-			current_setting inet_client_addr pg_stat_get_numscans txid_current_if_assigned pg_relation_size
-			pg_is_in_recovery pg_lock_status pg_my_temp_schema mxid_age pg_read_file`,
+			concat to_char current_database any_value array_sort session_user like overlaps version pg_postmaster_start_time pg_my_temp_schema pg_is_other_temp_schema
+			pg_relation_size pg_table_size pg_indexes_size pg_total_relation_size pg_database_size pg_tablespace_size pg_is_in_recovery`,
+		Private: `random clock_timestamp timeofday pg_sleep gen_random_uuid uuidv7 currval lastval inet_server_addr pg_conf_load_time pg_backend_pid
+			current_setting inet_client_addr pg_stat_get_numscans txid_current_if_assigned pg_current_wal_lsn pg_listening_channels
+			pg_last_wal_replay_lsn pg_lock_status mxid_age pg_read_file`,
 		NeutralWrite: `nextval setval pg_notify pg_advisory_xact_lock pg_try_advisory_xact_lock txid_current`,
 		Denied: `set_config pg_advisory_lock pg_try_advisory_lock pg_advisory_unlock_all pg_terminate_backend
 			pg_cancel_backend pg_reload_conf lo_create lo_get lo_export lo_import setseed query_to_xml table_to_xml
@@ -40,12 +41,14 @@ func TestFunction(t *testing.T) {
 
 func TestLookup(t *testing.T) {
 	for name, want := range map[string]Info{
-		"lower":      {Safe, false, 15, Joined},
-		"any_value":  {Safe, false, 16, Joined},
-		"array_sort": {Safe, false, 18, Joined},
-		"random":     {Private, true, 15, Alone},
-		"version":    {Private, false, 15, Alone},
-		"none":       {},
+		"lower":          {Safe, false, 15, Joined},
+		"any_value":      {Safe, false, 16, Joined},
+		"array_sort":     {Safe, false, 18, Joined},
+		"random":         {Private, true, 15, Alone},
+		"version":        {Safe, false, 15, Apart},
+		"pg_backend_pid": {Private, false, 15, Alone},
+		"pg_table_size":  {Safe, true, 15, Apart},
+		"none":           {},
 	} {
 		if got := Lookup(name); got != want {
 			t.Errorf("Lookup(%q) = %+v; want %+v", name, got, want)
@@ -69,6 +72,29 @@ func TestSessionView(t *testing.T) {
 	}
 }
 
+func TestServerSetting(t *testing.T) {
+	for _, name := range strings.Fields(`server_version server_version_num Server_Version max_connections block_size data_directory
+		shared_buffers wal_level server_encoding lc_collate max_wal_size autovacuum listen_addresses log_timezone`) {
+		if !ServerSetting(name) {
+			t.Errorf("ServerSetting(%q) = false", name)
+		}
+	}
+	// Set by anybody, by superusers, or when a session begins; of the session itself.
+	for _, name := range strings.Fields(`work_mem TimeZone search_path statement_timeout DateStyle log_statement role app.tenant
+		is_superuser session_authorization in_hot_standby transaction_isolation transaction_read_only application_name
+		client_encoding standard_conforming_strings log_connections post_auth_delay row_security default_transaction_read_only
+		session_preload_libraries lc_messages track_counts effective_cache_size`) {
+		if ServerSetting(name) {
+			t.Errorf("ServerSetting(%q) = true", name)
+		}
+	}
+	for _, name := range []string{"", " server_version", "server_version ", "'server_version"} {
+		if ServerSetting(name) {
+			t.Errorf("ServerSetting(%q) = true", name)
+		}
+	}
+}
+
 // TestGenerated holds the generated file to what the lookups rely on.
 func TestGenerated(t *testing.T) {
 	src, err := os.ReadFile("builtins_gen.go")
@@ -86,7 +112,7 @@ func TestGenerated(t *testing.T) {
 		if info := Lookup(m[1]); len(m[1]) > 63 || info.Class == Unknown || info.Since < Oldest || info.Since > Newest {
 			t.Errorf("%q: %+v", m[1], info)
 		}
-		if info := Lookup(m[1]); info.Class == Safe && info.Volatile {
+		if info := Lookup(m[1]); info.Class == Safe && info.Volatile && m[1] != "pg_is_in_recovery" && !strings.HasSuffix(m[1], "_size") {
 			t.Errorf("%q is safe and volatile", m[1])
 		}
 	}

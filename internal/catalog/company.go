@@ -120,7 +120,7 @@ func (l *loader) spreadCompany() {
 	}
 	for _, r := range l.relations {
 		switch {
-		case r.rls, r.am:
+		case r.rls == secured, r.am:
 			root(r.node, Alone)
 		case r.kind == 'v' && r.node.user():
 			// Anybody may put another query in its place, which no connection hears of.
@@ -130,6 +130,11 @@ func (l *loader) spreadCompany() {
 			root(r.node, Alone)
 		default:
 			root(r.node, Apart)
+		}
+	}
+	for _, by := range l.guarded {
+		for _, n := range by {
+			root(n, Alone)
 		}
 	}
 	for _, n := range l.syntax {

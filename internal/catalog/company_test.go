@@ -21,7 +21,7 @@ func loadRows(t *testing.T, rows string) *Set {
 			}
 		}
 		return nil
-	}, nil)
+	}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +48,9 @@ const companyRows = `v|||150004|
 	r|20010|2200|columns|r 0 am
 	r|20011|2200|planned|r 0
 	r|20012|2200|typed|r 20013
+	r|20014|2200|exempt|r 0 exempt
+	r|20015|2200|v_exempt|v 0
+	r|20016|2200|v_mine|v 0 invoker
 	r|1259|11|pg_class|r 0
 	r|1260|11|pg_stats|v 0
 	f|20020|2200|f|f i 1 0 0 0 23 23
@@ -74,6 +77,9 @@ const companyRows = `v|||150004|
 	e|20007|r|f|20020
 	e|20008|r|f|103
 	e|20011|x|f|20020
+	e|20015|r|r|20014
+	e|20016|r|r|20014
+	e|20014|P|f|100
 	e|20032|t|f|20020
 	b|100|11|now|s
 	b|101|11|age|s
@@ -85,7 +91,7 @@ func TestCompany(t *testing.T) {
 	set := loadRows(t, companyRows)
 	for name, want := range map[string]Company{
 		"t": Joined, "v": Apart, "w": Apart, "v_now": Apart, "v_age": Apart, "v_def": Alone, "v_f": Alone, "v_unknown": Alone,
-		"secured": Alone, "columns": Alone, "planned": Alone, "typed": Alone, "pg_class": Apart, "pg_stats": Alone,
+		"secured": Alone, "exempt": Joined, "v_exempt": Alone, "v_mine": Apart, "columns": Alone, "planned": Alone, "typed": Alone, "pg_class": Apart, "pg_stats": Alone,
 	} {
 		if r, ok := set.Relation("", name); !ok || r.Company != want {
 			t.Errorf("Relation(%s) = %v, %v; want %v", name, r.Company, ok, want)
@@ -210,8 +216,8 @@ func TestCompany_Everything(t *testing.T) {
 func TestBuiltinCompany(t *testing.T) {
 	for want, names := range map[Company]string{
 		Joined: "lower abs now concat to_char date_trunc json_agg jsonb_build_object row_to_json count max length generate_series current_user",
-		Apart:  "age pg_typeof has_table_privilege inet_merge to_tsvector xpath enum_range jsonb_populate_record regclass convert_from getdatabaseencoding",
-		Alone: `random version current_setting pg_get_viewdef pg_get_expr format_type to_regtype regtype has_function_privilege query_to_xml
+		Apart:  "age pg_typeof has_table_privilege inet_merge to_tsvector xpath enum_range jsonb_populate_record regclass convert_from getdatabaseencoding version pg_table_size pg_is_in_recovery",
+		Alone: `random pg_backend_pid current_setting pg_get_viewdef pg_get_expr format_type to_regtype regtype has_function_privilege query_to_xml
 			ts_stat pg_stat_get_numscans set_config nextval no_such_function`,
 	} {
 		for _, name := range strings.Fields(names) {

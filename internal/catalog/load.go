@@ -17,14 +17,22 @@ var catalogSQL string
 // error, if there is one.
 type QueryFunc func(ctx context.Context, sql string, row func(cells []string) error) error
 
+// Options adapt Load to what its caller knows.
+type Options struct {
+	// Words reads the bodies of functions; nil: their declaration is believed.
+	Words WordsFunc
+
+	// AnyRole: the Set is for sessions of other roles, too. No table is taken for exempt
+	// from row-level security.
+	AnyRole bool
+}
+
 // Load reads what a session's database says about its names, in one round trip, for
 // any role. Names are resolved as in that session, so it must have the search_path
 // of the sessions that the Set is used for, and no temporary objects.
-//
-// words reads the bodies of functions that are declared STABLE or IMMUTABLE; nil: the
-// declaration is believed.
-func Load(ctx context.Context, query QueryFunc, words WordsFunc) (*Set, error) {
+func Load(ctx context.Context, query QueryFunc, opts Options) (*Set, error) {
 	l := loader{
+		opts: opts,
 		set: &Set{
 			schemas: map[string]*schema{},
 			builtin: map[string]Company{},
@@ -32,8 +40,8 @@ func Load(ctx context.Context, query QueryFunc, words WordsFunc) (*Set, error) {
 		},
 		schemas: map[string]*schema{},
 		rowType: map[string]node{},
-		textual: map[string]bool{}, overloads: map[string][][]node{},
-		users: map[node][]node{}, reads: words != nil,
+		textual: map[string]bool{}, overloads: map[string][][]node{}, volatile: map[node]string{},
+		users: map[node][]node{},
 	}
 	if err := query(ctx, catalogSQL, l.row); err != nil {
 		return nil, err
@@ -41,11 +49,12 @@ func Load(ctx context.Context, query QueryFunc, words WordsFunc) (*Set, error) {
 	if l.set.version == 0 || len(l.names) == 0 {
 		return nil, fmt.Errorf("flightpg: the catalog query gave no answer")
 	}
-	l.readBodies(words)
+	l.readBodies(opts.Words)
 	l.link()
 	l.collectTables()
 	l.spread()
 	l.spreadCompany()
+	l.readers()
 	l.fill()
 	return l.set, nil
 }
@@ -74,6 +83,7 @@ func (n node) as(kind byte) node { return node(kind)<<32 | node(n.oid()) }
 
 // loader puts the rows of catalog.sql together.
 type loader struct {
+	opts    Options
 	set     *Set
 	names   []string           // of the schemas in search_path
 	schemas map[string]*schema // by OID
@@ -84,7 +94,8 @@ type loader struct {
 	operators []namedOperator
 	casts     []cast
 	bodies    []body
-	reads     bool            // bodies are looked into
+	volatile  map[node]string // functions that are volatile by their declaration, at least: what ALTER FUNCTION calls them
+	ifStable  graph           // … and what they do
 	columns   [][2]string     // type, list of relations
 	rowType   map[string]node // by OID of the relation
 	isRow     map[node]bool   // the values of rowType
@@ -96,6 +107,9 @@ type loader struct {
 	rows   map[node]*Fault // relations with row-level security, and views over them
 	roots  []root
 	parent [][2]node // inheritance: parent, child
+
+	policies [][2]node       // relation, and what its policies use
+	guarded  map[node][]node // relations with row-level security, and where they are subject to it
 
 	// Of company.go.
 	builtins  []builtinFunction
@@ -116,9 +130,20 @@ type namedRelation struct {
 	name string
 	node node
 	kind byte
-	rls  bool
+	rls  security
 	am   bool // a table access method of an extension
+
+	invoker bool // a view that reads with the rights of this role: of who reads it, or as its owner
 }
+
+// security is whether row-level security applies to a relation.
+type security uint8
+
+const (
+	noSecurity security = iota
+	exempt              // not to this role, which owns the table or has BYPASSRLS
+	secured
+)
 
 type namedFunction struct {
 	in        *schema
@@ -170,7 +195,7 @@ func (l *loader) usesType(user, used node) {
 }
 
 func (l *loader) fault(n node, cause Cause, object string, class Class) {
-	l.roots = append(l.roots, root{n, &Fault{cause, object, class}})
+	l.roots = append(l.roots, root{n, &Fault{Cause: cause, Object: object, Class: class}})
 }
 
 // row takes one row of catalog.sql.
@@ -210,14 +235,24 @@ func (l *loader) row(cells []string) error {
 		l.schemas[oid], l.set.schemas[name] = s, s
 	case "p": // place in search_path
 		l.names = append(l.names, name)
-	case "r": // relation: kind, row type, security, access method
+	case "r": // relation: kind, row type, security, access method, rights
 		if in == nil {
 			return nil
 		}
 		r := namedRelation{in: in, name: name, node: nodeOf('r', oid), kind: field(0)[0]}
 		for _, what := range more[min(2, len(more)):] {
-			r.rls = r.rls || what == "rls"
-			r.am = r.am || what == "am"
+			switch what {
+			case "rls":
+				r.rls = secured
+			case "exempt":
+				if r.rls = exempt; l.opts.AnyRole {
+					r.rls = secured
+				}
+			case "am":
+				r.am = true
+			case "invoker":
+				r.invoker = true
+			}
 		}
 		if row := nodeOf('t', field(1)); row.oid() != 0 {
 			l.rowType[oid] = row
@@ -277,13 +312,17 @@ func (l *loader) row(cells []string) error {
 		if in != nil {
 			l.functions = append(l.functions, namedFunction{in: in, name: name, node: nodeOf('f', oid), kind: 'a'})
 		}
-	case "y": // body of a function: language, text
+	case "y": // body of a function: its signature if it is volatile, language, text
+		if signature := cells[2]; signature != "" && l.opts.Words != nil {
+			l.volatile[nodeOf('f', oid)] = signature
+		}
 		l.bodies = append(l.bodies, body{nodeOf('f', oid), name, cells[4]})
 	case "b": // built-in function that something refers to: volatility, internal
 		l.builtins = append(l.builtins, builtinFunction{in, name, nodeOf('f', oid)})
-		class := Function(name)
-		volatile, internal := field(0) == "v", field(1) != ""
-		if volatile && class == Safe {
+		info := Lookup(name)
+		class := info.Class
+		volatile, internal := field(0) == "v" && !(info.Volatile && class == Safe), field(1) != ""
+		if volatile && class == Safe { // not in the list's versions
 			class = Denied
 		}
 		// What only the server itself calls is not on the list of the safe ones.
@@ -341,7 +380,7 @@ func (l *loader) row(cells []string) error {
 		for _, target := range more {
 			switch n := nodeOf(to[0], target); from[0] {
 			case 'F':
-				if l.reads {
+				if l.opts.Words != nil {
 					l.uses(nodeOf('f', oid), n)
 				}
 			case 't':
@@ -353,6 +392,8 @@ func (l *loader) row(cells []string) error {
 				l.uses(nodeOf('t', oid), n)
 			case 'x':
 				l.plans = append(l.plans, [2]node{nodeOf('r', oid), n})
+			case 'P':
+				l.policies = append(l.policies, [2]node{nodeOf('r', oid), n})
 			case 'i':
 				l.parent = append(l.parent, [2]node{nodeOf('r', oid), n})
 			default:
@@ -407,6 +448,7 @@ func (l *loader) link() {
 			l.fault(r.node, SystemView, r.name, Private)
 		}
 	}
+	l.linkPolicies()
 	for _, c := range l.casts {
 		switch {
 		case c.implicit && c.source.user():
@@ -422,24 +464,72 @@ func (l *loader) link() {
 	}
 }
 
+// linkPolicies finds out where row-level security applies. A table that it does not apply
+// to for this role may be reached with the rights of another: through a view, which has its
+// owner's, or a function.
+func (l *loader) linkPolicies() {
+	invoker := map[node]bool{}
+	for _, r := range l.relations {
+		if r.invoker {
+			invoker[r.node] = true
+		}
+	}
+	l.guarded = map[node][]node{}
+	for _, r := range l.relations {
+		switch r.rls {
+		case secured:
+			l.guarded[r.node] = []node{r.node}
+		case exempt:
+			var by []node
+			seen := map[node]bool{r.node: true}
+			for queue := []node{r.node}; len(queue) > 0; {
+				n := queue[len(queue)-1]
+				queue = queue[:len(queue)-1]
+				for _, user := range l.users[n] {
+					if seen[user] {
+						continue
+					}
+					if seen[user] = true; invoker[user] {
+						queue = append(queue, user)
+					} else {
+						by = append(by, user)
+					}
+				}
+			}
+			l.guarded[r.node] = by
+		}
+	}
+	for _, p := range l.policies {
+		for _, n := range l.guarded[p[0]] {
+			l.uses(n, p[1])
+		}
+	}
+}
+
 // spread finds all that reaches a fault.
 func (l *loader) spread() {
 	// Row-level security is the table's own: a parent's query applies none of its
 	// children's policies. It reaches views, and nothing else that a statement names.
 	l.faults = map[node]*Fault{}
 	for _, r := range l.relations {
-		if r.rls {
-			l.reach(r.node, &Fault{RowSecurity, r.name, Private}, true)
+		for _, n := range l.guarded[r.node] {
+			l.reach(n, &Fault{Cause: RowSecurity, Object: r.name, Class: Private}, true)
 		}
 	}
-	l.rows, l.faults = l.faults, map[node]*Fault{}
+	l.rows = l.faults
 
 	for _, p := range l.parent {
 		l.uses(p[0], p[1])
 	}
+	l.mark(l.roots)
+}
+
+// mark finds all that reaches one of the roots.
+func (l *loader) mark(roots []root) {
+	l.faults = map[node]*Fault{}
 	// What does most comes first, so that it is what an object is known for.
 	for _, class := range []Class{Denied, NeutralWrite, Private} {
-		for _, r := range l.roots {
+		for _, r := range roots {
 			if r.fault.Class == class {
 				l.reach(r.node, r.fault, false)
 			}

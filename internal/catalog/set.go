@@ -77,6 +77,10 @@ type Fault struct {
 	Cause  Cause
 	Object string // what is at fault, which a view or type may reach through others
 	Class  Class  // what it does at worst: Private, NeutralWrite, or Denied if that is not known
+
+	// Of a volatile function that has been looked into:
+	Alter []string // what ALTER FUNCTION calls those that are to be declared STABLE, if all that is reached only reads
+	Why   *Fault   // what it does beside that, or nil
 }
 
 // A Cause is what is wrong with an object.

@@ -221,7 +221,7 @@ func load(ctx context.Context, conn *pgx.Conn) (*catalog.Set, error) {
 			}
 		}
 		return nil
-	}, sqlscan.Words)
+	}, catalog.Options{Words: sqlscan.Words})
 }
 
 func column(ctx context.Context, conn *pgx.Conn, sql string, args ...any) ([]string, error) {

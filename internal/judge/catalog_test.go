@@ -121,18 +121,20 @@ func TestClasses(t *testing.T) {
 func TestVerdict(t *testing.T) {
 	set := load(t, connect(t, database(t, "testdata/hostile.sql")))
 	for sql, want := range map[string]string{
-		"SELECT lower('x'), Vol(1)":     `catalog unsafe-function vol 19 function vol is volatile: declare it STABLE or IMMUTABLE if it only reads`,
-		"SELECT * FROM v_vol_sub":       `catalog unsafe-view v_vol_sub 14 v_vol_sub reaches function vol is volatile: declare it STABLE or IMMUTABLE if it only reads`,
-		"SELECT * FROM v_rls2":          `catalog row-security v_rls2 14 v_rls2 reaches table rls has row-level security: what a read sees depends on who asks`,
-		"SELECT * FROM remote":          `catalog foreign-table remote 14 remote reaches foreign table remote_1a, which no snapshot of this database covers`,
-		"SELECT * FROM has_vol_domain":  `catalog unsafe-table has_vol_domain 14 has_vol_domain reaches function vol_true is volatile: declare it STABLE or IMMUTABLE if it only reads`,
-		"SELECT 1::over_domain":         `catalog unsafe-type over_domain 10 over_domain reaches function vol_true is volatile: declare it STABLE or IMMUTABLE if it only reads`,
-		"SELECT 1 === 2":                `catalog unsafe-operator === 9 === reaches function op_vol is volatile: declare it STABLE or IMMUTABLE if it only reads`,
-		"SELECT last_value FROM hits":   `catalog sequence hits 23 sequence hits, which no snapshot covers`,
-		"SELECT * FROM v_setting":       `catalog unsafe-view v_setting 14 v_setting reaches built-in function current_setting, whose answer belongs to one call or session, or which has an effect`,
-		"SELECT * FROM nope":            `catalog unknown-relation nope 14 nope was not in the search_path when the catalog was read; if it is new, the next reading finds it`,
-		"SELECT random()":               `text volatile-function random 7 `,
-		"SELECT id FROM t WHERE id = 1": `text none  0 `,
+		"SELECT lower('x'), Vol(1)":          `catalog unsafe-function vol 19 function vol is volatile, and by its body could write, or run SQL from a string`,
+		"SELECT * FROM v_vol_sub":            `catalog unsafe-view v_vol_sub 14 v_vol_sub reaches function vol, which is volatile, and by its body could write, or run SQL from a string`,
+		"SELECT * FROM v_rls2":               `catalog row-security v_rls2 14 v_rls2 reaches table rls has row-level security: what a read sees depends on who asks`,
+		"SELECT * FROM remote":               `catalog foreign-table remote 14 remote reaches foreign table remote_1a, which no snapshot of this database covers`,
+		"SELECT * FROM has_vol_domain":       `catalog unsafe-table has_vol_domain 14 has_vol_domain reaches function vol_true, which is volatile, and by its body could write, or run SQL from a string`,
+		"SELECT 1::over_domain":              `catalog unsafe-type over_domain 10 over_domain reaches function vol_true, which is volatile, and by its body could write, or run SQL from a string`,
+		"SELECT 1 === 2":                     `catalog unsafe-operator === 9 === reaches function op_vol, which is volatile, and by its body could write, or run SQL from a string`,
+		"SELECT last_value FROM hits":        `catalog sequence hits 23 sequence hits, which no snapshot covers`,
+		"SELECT * FROM v_setting":            `catalog unsafe-view v_setting 14 v_setting reaches built-in function current_setting, whose answer belongs to one call or session, or which has an effect`,
+		"SELECT * FROM nope":                 `catalog unknown-relation nope 14 nope was not in the search_path when the catalog was read; if it is new, the next reading finds it`,
+		"SELECT random()":                    `text volatile-function random 7 `,
+		"SELECT current_setting('TimeZone')": `text denied-function current_setting 7 a setting is shared as current_setting('name'), if no session can have its own value of it, like server_version or max_connections`,
+		"SELECT pg_backend_pid()":            `text denied-function pg_backend_pid 7 `,
+		"SELECT id FROM t WHERE id = 1":      `text none  0 `,
 	} {
 		v := Judge(sql, set, Options{})
 		if got := fmt.Sprintf("%v %v %s %d %s", v.Layer, v.Reason, v.Name, v.Pos, v.Hint()); got != want {
@@ -250,7 +252,7 @@ func TestLoadErrors(t *testing.T) {
 			return row([]string{"v", "", "", "x", ""})
 		},
 	} {
-		if set, err := catalog.Load(t.Context(), query, sqlscan.Words); err == nil || set != nil {
+		if set, err := catalog.Load(t.Context(), query, catalog.Options{Words: sqlscan.Words}); err == nil || set != nil {
 			t.Errorf("Load = %v, %v; want an error", set, err)
 		}
 	}
@@ -275,7 +277,7 @@ func TestLarge(t *testing.T) {
 		start, rows := time.Now(), 0
 		_, err := catalog.Load(t.Context(), func(ctx context.Context, sql string, row func([]string) error) error {
 			return queryFunc(conn)(ctx, sql, func(cells []string) error { rows++; return row(cells) })
-		}, sqlscan.Words)
+		}, catalog.Options{Words: sqlscan.Words})
 		if err != nil {
 			t.Fatal(err)
 		}

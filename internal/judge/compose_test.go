@@ -127,7 +127,7 @@ func smallSet(t testing.TB) *catalog.Set {
 			}
 		}
 		return nil
-	}, sqlscan.Words)
+	}, catalog.Options{Words: sqlscan.Words})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,9 +8,14 @@ import (
 )
 
 // Hint says in one sentence what was found and what would change the verdict, as
-// far as the catalog layer knows. It is empty for what the text layer decided.
+// far as the catalog layer knows. It is empty for what the text layer decided, but for
+// settings.
 func (v *Verdict) Hint() string {
 	if v.Layer != Catalog {
+		switch {
+		case v.Reason == sqlscan.DeniedFunction && v.Name == "current_setting", v.Reason == sqlscan.SessionView && v.Name == "pg_settings":
+			return "a setting is shared as current_setting('name'), if no session can have its own value of it, like server_version or max_connections"
+		}
 		return ""
 	}
 	switch v.Reason {
@@ -29,7 +34,7 @@ func (v *Verdict) Hint() string {
 	}
 	switch f.Cause {
 	case catalog.Volatile:
-		return fmt.Sprintf("%sfunction %s is volatile: declare it STABLE or IMMUTABLE if it only reads", subject, f.Object)
+		return subject + volatile(f, subject != "")
 	case catalog.MayWrite:
 		return fmt.Sprintf("%sfunction %s could write, or run SQL from a string, by its body: if it only reads, whatever its arguments, set flight_trust_declared=on", subject, f.Object)
 	case catalog.Dangerous:
@@ -56,4 +61,42 @@ func (v *Verdict) Hint() string {
 		return "view " + v.Name + " has TABLESAMPLE without REPEATABLE, or is over one that does"
 	}
 	return ""
+}
+
+// volatile says what is known of a volatile function beside its declaration. reached: by
+// what the sentence has begun with.
+func volatile(f *catalog.Fault, reached bool) string {
+	function := fmt.Sprintf("function %s is volatile", f.Object)
+	if reached {
+		function = fmt.Sprintf("function %s, which is volatile", f.Object)
+	}
+	switch {
+	case len(f.Alter) > 0:
+		hint := function + ", as functions are if nothing is declared, but by its body only reads; " +
+			"declared STABLE, it does so by the snapshot of the statement that calls it, and is shared"
+		for i, signature := range f.Alter {
+			hint = fmt.Sprintf("%s%c ALTER FUNCTION %s STABLE", hint, ":;"[min(i, 1)], signature)
+		}
+		return hint
+	case f.Why == nil:
+		return function + ", and has no body that flightpg can read"
+	}
+	return function + ", and " + does(f.Why, f.Object)
+}
+
+// does says what a function does at worst.
+func does(why *catalog.Fault, function string) string {
+	switch why.Cause {
+	case catalog.MayWrite:
+		const what = "could write, or run SQL from a string"
+		if why.Object != function {
+			return fmt.Sprintf("reaches function %s, which %s", why.Object, what)
+		}
+		return "by its body " + what
+	case catalog.Dangerous:
+		return "reaches built-in function " + why.Object
+	case catalog.Locks, catalog.Writes, catalog.Samples:
+		return "reaches a view that does more than read"
+	}
+	return "reaches " + why.Object
 }

@@ -26,7 +26,7 @@ func TestClosure(t *testing.T) {
 	checkTable(t, conn, "testdata/closure.tsv", func(sql string) Verdict { return Judge(sql, set, Options{}) })
 
 	// Whoever believes the declarations does not look into bodies.
-	trusting, err := catalog.Load(t.Context(), queryFunc(conn), nil)
+	trusting, err := catalog.Load(t.Context(), queryFunc(conn), catalog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -495,6 +495,9 @@ func (s *scanner) call() {
 			class, volatile = info.Class, info.Volatile
 		}
 	}
+	if class == catalog.Private && s.readsServerSetting() {
+		class = catalog.Safe
+	}
 	if class == catalog.Unknown && schema != "?" {
 		switch {
 		case s.visit != nil && !s.all:
@@ -519,6 +522,27 @@ func (s *scanner) call() {
 	default:
 		s.note(Other, UnknownFunction, t)
 	}
+}
+
+// readsServerSetting reports whether the current call is one of current_setting with the
+// name of a setting that all sessions share, as a literal: current_setting('x' [, true]).
+func (s *scanner) readsServerSetting() bool {
+	if s.nameOf(s.cur) != "current_setting" {
+		return false
+	}
+	l := lexer{src: s.src, pos: s.next.end}
+	name := l.next()
+	if raw := s.src[name.pos:name.end]; name.kind != tokString || len(raw) < 2 || raw[0] != '\'' || !catalog.ServerSetting(raw[1:len(raw)-1]) {
+		return false
+	}
+	t := l.next()
+	if t.kind == tokComma {
+		if t = l.next(); t.kw != kwTrue && t.kw != kwFalse {
+			return false
+		}
+		t = l.next()
+	}
+	return t.kind == tokClose
 }
 
 // systemName looks for session views and temporary schemas.

@@ -15,7 +15,7 @@ func Words(text string, visit func(catalog.Word) bool) bool {
 	s.src = text
 	t := s.loose()
 	var w catalog.Word // the last one, if nothing is between
-	dot := false
+	dot, first := false, true
 	for t.kind != tokEOF {
 		next := s.loose()
 		switch t.kind {
@@ -33,6 +33,7 @@ func Words(text string, visit func(catalog.Word) bool) bool {
 			case !w.Quoted:
 				n.After = w.Name
 			}
+			n.First = !dot && (first || opensBlock(n.After))
 			if !visit(n) {
 				return false
 			}
@@ -40,9 +41,19 @@ func Words(text string, visit func(catalog.Word) bool) bool {
 		default:
 			w, dot = catalog.Word{}, false
 		}
+		first = t.kind == tokSemicolon
 		t = next
 	}
 	return true
+}
+
+// opensBlock reports whether statements follow a word of PL/pgSQL, among others.
+func opensBlock(word string) bool {
+	switch word {
+	case "begin", "atomic", "then", "else", "loop":
+		return true
+	}
+	return false
 }
 
 // loose is next for PL/pgSQL, which has ranges: FOR i IN 1..n.

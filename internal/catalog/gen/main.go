@@ -42,12 +42,22 @@ type rule struct {
 var rules = []rule{
 	// Stable or immutable, yet not to be shared.
 	{
-		`pg_backend_pid|inet_client_addr|inet_client_port|pg_my_temp_schema|pg_is_other_temp_schema|pg_listening_channels|pg_cursor|pg_prepared_statement|pg_trigger_depth|pg_lock_status`,
+		`pg_backend_pid|inet_client_addr|inet_client_port|pg_listening_channels|pg_cursor|pg_prepared_statement|pg_trigger_depth|pg_lock_status`,
 		catalog.Private, "state of the backend",
 	},
 	{
-		`version|inet_server_addr|inet_server_port|pg_postmaster_start_time|pg_conf_load_time|pg_config|pg_get_replication_slots|icu_unicode_version|unicode_version`,
-		catalog.Private, "differs across the hosts of one DSN",
+		`inet_server_addr|inet_server_port|pg_conf_load_time|pg_config|pg_get_replication_slots|icu_unicode_version|unicode_version`,
+		catalog.Private, "of the connection or the backend, or differs across the hosts of one DSN",
+	},
+	{
+		// As current_schemas, and most of information_schema, which these filter.
+		`pg_my_temp_schema|pg_is_other_temp_schema`,
+		catalog.Safe, "a pristine session has no temporary schema",
+	},
+	{
+		// With several hosts nothing is shared, unless all sessions go to the primary.
+		`version|pg_postmaster_start_time`,
+		catalog.Safe, "the same for all sessions of a server, as long as it runs",
 	},
 	{
 		`txid_current_if_assigned|pg_current_xact_id_if_assigned|txid_current_snapshot|pg_current_snapshot|mxid_age`,
@@ -100,11 +110,22 @@ var rules = []rule{
 		catalog.Private, "reads the state of backends",
 	},
 	{
-		`pg_(relation|table|indexes|total_relation|database|tablespace)_size|pg_partition_tree|pg_partition_ancestors|pg_column_toast_chunk_id`,
+		// No snapshot covers them: a flight's value is one that was true while it ran, as
+		// the caller's own would be. Temporary tables are of pinned sessions.
+		`pg_(relation|table|indexes|total_relation|database|tablespace)_size`,
+		catalog.Safe, "the same for everybody at a moment, and slow to find out",
+	},
+	{
+		`pg_partition_tree|pg_partition_ancestors|pg_column_toast_chunk_id`,
 		catalog.Private, "reads storage, which no snapshot covers",
 	},
 	{
-		`pg_is_in_recovery|pg_is_wal_replay_paused|pg_get_wal_replay_pause_state|pg_current_wal_.*lsn|pg_last_wal_(receive|replay)_lsn|pg_last_xact_replay_timestamp|pg_control_(checkpoint|init|recovery|system)|pg_get_wal_resource_managers|pg_get_wal_summarizer_state|pg_available_wal_summaries|pg_wal_summary_contents`,
+		// Likewise; a promotion changes it for all sessions at once.
+		`pg_is_in_recovery`,
+		catalog.Safe, "the same for all sessions of a server at a moment",
+	},
+	{
+		`pg_is_wal_replay_paused|pg_get_wal_replay_pause_state|pg_current_wal_.*lsn|pg_last_wal_(receive|replay)_lsn|pg_last_xact_replay_timestamp|pg_control_(checkpoint|init|recovery|system)|pg_get_wal_resource_managers|pg_get_wal_summarizer_state|pg_available_wal_summaries|pg_wal_summary_contents`,
 		catalog.Private, "reads the state of the WAL",
 	},
 	{
@@ -188,11 +209,6 @@ var companyRules = []companyRule{
 	},
 }
 
-// safeTemp are Private functions that say nothing when a view reaches them: they
-// ask for the backend's temporary schema, and a pristine session has none.
-// They filter most of information_schema.
-var safeTemp = map[string]bool{"pg_my_temp_schema": true, "pg_is_other_temp_schema": true}
-
 const functionsSQL = `
 select p.oid, proname::text, provolatile = 'v', provolatile = 'i',
   exists (select from unnest(array(select unnest(proargtypes)) || prorettype) t where t in
@@ -222,6 +238,14 @@ const systemViewsSQL = `select relname::text from pg_class where relkind = 'v' a
 
 const relationsSQL = `select oid, relname::text from pg_class where oid < 16384`
 
+// Settings that no session can have a value of its own of: those that are built in or
+// set when the server starts, and those of its configuration, which each session reads
+// again before the first command that it gets after a reload.
+const settingsSQL = `select lower(name), context in ('internal', 'postmaster', 'sighup') from pg_settings`
+
+// sessionSettings are of these contexts, and still about the session or its transaction.
+var sessionSettings = map[string]bool{"in_hot_standby": true, "is_superuser": true}
+
 const keywordsSQL = `select word, catcode::text from pg_get_keywords()`
 
 // A server is what was read from one of them.
@@ -233,12 +257,13 @@ type server struct {
 	plain     map[string]bool   // views of any schema that call only what is Apart or Joined
 	any       map[string]bool   // relations with columns of any type
 	keywords  map[string]string // word: catcode
+	settings  map[string]bool   // every setting: whether all sessions have one value
 }
 
 func newServer() *server {
 	return &server{
 		functions: map[string]catalog.Info{}, views: map[string]bool{}, plain: map[string]bool{}, any: map[string]bool{},
-		keywords: map[string]string{},
+		keywords: map[string]string{}, settings: map[string]bool{},
 	}
 }
 
@@ -322,6 +347,16 @@ func read(ctx context.Context, dsn string) (*server, error) {
 	if err := s.readViews(ctx, conn, byOID); err != nil {
 		return nil, err
 	}
+	err = each(ctx, conn, settingsSQL, func(row pgx.CollectableRow) error {
+		var name string
+		var shared bool
+		err := row.Scan(&name, &shared)
+		s.settings[name] = shared && !sessionSettings[name]
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	return s, each(ctx, conn, keywordsSQL, func(row pgx.CollectableRow) error {
 		var word, code string
 		err := row.Scan(&word, &code)
@@ -375,10 +410,10 @@ func (s *server) readViews(ctx context.Context, conn *pgx.Conn, functions map[ui
 		// Functions outside pg_catalog are those of information_schema, which
 		// only take catalog rows apart.
 		name, ok := functions[oid]
-		if ok && !safeTemp[name] && s.functions[name].Class != catalog.Safe {
+		if ok && s.functions[name].Class != catalog.Safe {
 			s.views[view] = true
 		}
-		if ok && !safeTemp[name] && s.functions[name].Company == catalog.Alone {
+		if ok && s.functions[name].Company == catalog.Alone {
 			delete(s.plain, view)
 		}
 		return nil
@@ -503,6 +538,10 @@ func merge(servers []*server) *server {
 		for name := range s.any {
 			all.any[name] = true
 		}
+		for name, shared := range s.settings {
+			was, ok := all.settings[name]
+			all.settings[name] = shared && (was || !ok)
+		}
 		// Newer servers know more keywords; the newest category counts.
 		for word, code := range s.keywords {
 			all.keywords[word] = code
@@ -609,6 +648,8 @@ func builtins(servers []*server) []byte {
 	list(&b, "sessionView", all.views)
 	list(&b, "plainView", all.plain)
 	list(&b, "anyColumns", all.any)
+	maps.DeleteFunc(all.settings, func(_ string, shared bool) bool { return !shared })
+	list(&b, "serverSetting", all.settings)
 	return b.Bytes()
 }
 
