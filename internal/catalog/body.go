@@ -7,17 +7,20 @@ import "strings"
 // refuses only commands of theirs that write by themselves, not calls of functions that
 // do.
 
-// A Word is an identifier or key word of a text.
+// A Word is an identifier, key word or operator of a text.
 type Word struct {
-	Name   string // as the server stores it
-	Schema string // what stands before it and a dot, or ""
-	Quoted bool
-	Called bool   // an opening parenthesis is next
-	After  string // the unquoted word right before it, or ""
+	Name     string // as the server stores it
+	Schema   string // what stands before it and a dot, or ""
+	Quoted   bool
+	Operator bool
+	Dotted   bool   // it stands behind a dot
+	Called   bool   // an opening parenthesis is next
+	After    string // the unquoted word right before it, or ""
 }
 
 // A WordsFunc calls visit with each word of a text that need not be a statement, by the
-// lexical rules of SQL, until that returns false. It reports whether it read the whole
+// lexical rules of SQL, until that returns false. The operators that key words stand for
+// come behind these. It reports whether it read the whole
 // text.
 type WordsFunc func(text string, visit func(Word) bool) bool
 
@@ -37,10 +40,23 @@ func (l *loader) readBodies(words WordsFunc) {
 		f := &l.functions[i]
 		functions[f.name] = append(functions[f.name], f)
 	}
-	views := make(map[string][]*namedRelation)
+	relations := make(map[string][]*namedRelation)
 	for i := range l.relations {
-		if r := &l.relations[i]; r.kind == 'v' || r.kind == 'f' || r.kind == 'S' {
-			views[r.name] = append(views[r.name], r)
+		r := &l.relations[i]
+		relations[r.name] = append(relations[r.name], r)
+	}
+	types := make(map[string][]*namedType)
+	l.kinds = make(map[node]namedType, len(l.types))
+	for i := range l.types {
+		t := &l.types[i]
+		types[t.name] = append(types[t.name], t)
+		l.kinds[t.node] = *t
+	}
+	operators := make(map[string][]*namedOperator)
+	for i := range l.operators {
+		// A private one is a part of its types, which a body has by another name.
+		if o := &l.operators[i]; o.node.user() && !l.private(*o) {
+			operators[o.name] = append(operators[o.name], o)
 		}
 	}
 	names := make(map[node]string, len(l.functions))
@@ -63,6 +79,28 @@ func (l *loader) readBodies(words WordsFunc) {
 		update := false
 		whole := words(b.text, func(w Word) bool {
 			in := l.set.schemas[w.Schema]
+			if w.Operator {
+				for _, o := range operators[w.Name] {
+					if w.Schema == "" || o.in == in {
+						l.uses(b.node, o.node)
+					}
+				}
+				return true
+			}
+			// x::t, t 'x', DECLARE x t, t(x), t%ROWTYPE
+			for _, t := range types[w.Name] {
+				if in == nil || t.in == in {
+					l.uses(b.node, t.node.as('T'))
+				}
+			}
+			for _, r := range relations[w.Name] {
+				if in == nil || r.in == in {
+					l.uses(b.node, r.node)
+					if row := l.rowTypeOf(*r); row.oid() != 0 {
+						l.uses(b.node, row.as('T'))
+					}
+				}
+			}
 			switch {
 			case w.Quoted, w.Schema != "":
 			case w.Name == "into" && (w.After == "insert" || w.After == "merge"), w.Name == "from" && w.After == "delete",
@@ -95,9 +133,11 @@ func (l *loader) readBodies(words WordsFunc) {
 			if SessionView(w.Name) && (w.Schema == "" || w.Schema == "pg_catalog") {
 				l.fault(b.node, SystemView, w.Name, Private)
 			}
-			for _, r := range views[w.Name] {
-				if in == nil || r.in == in {
-					l.uses(b.node, r.node)
+			if w.Dotted { // x.f can call f
+				for _, f := range functions[w.Name] {
+					if f.takesOne() {
+						l.uses(b.node, f.node)
+					}
 				}
 			}
 			return true

@@ -133,6 +133,18 @@ type namedFunction struct {
 	types     []node // of them all; nil if no built-in function has the name
 }
 
+// takesOne reports whether the function can be called with one argument.
+func (f *namedFunction) takesOne() bool {
+	return f.kind == 'a' || f.args-f.defaults <= 1+btoi(f.variadic) && (f.args >= 1 || f.variadic)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 type namedType struct {
 	in   *schema
 	name string
@@ -383,7 +395,7 @@ func (l *loader) link() {
 		l.uses(row.as('T'), row)
 		l.uses(nodeOf('r', rel), row) // t::text, ORDER BY t
 	}
-	l.kinds = make(map[node]namedType, len(l.types))
+	l.kinds = make(map[node]namedType, len(l.types)) // readBodies may not have run
 	for _, t := range l.types {
 		l.uses(t.node.as('T'), t.node)
 		l.kinds[t.node] = t

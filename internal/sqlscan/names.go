@@ -426,25 +426,29 @@ func unaryDenied(name string) bool {
 	return strings.HasPrefix(name, "binary_upgrade_")
 }
 
-// impliedOperators visits the operators behind a key word.
+// impliedOperators visits the operators behind the current key word.
 func (s *scanner) impliedOperators() {
 	if s.visit == nil {
 		return
 	}
-	var ops []string
-	switch s.cur.kw {
-	case kwLike:
-		ops = []string{"~~", "!~~"}
-	case kwIlike:
-		ops = []string{"~~*", "!~~*"}
-	case kwSimilar:
-		ops = []string{"~", "!~"}
-	case kwBetween:
-		ops = []string{">=", "<=", "<", ">"}
-	default:
-		ops = []string{"=", "<>"}
-	}
-	for _, op := range ops {
+	for _, op := range implied(s.cur.kw) {
 		s.visitOperator("", op, s.cur.pos)
 	}
+}
+
+// implied returns the operators that a key word stands for.
+func implied(kw keyword) []string {
+	switch kw {
+	case kwLike:
+		return []string{"~~", "!~~"}
+	case kwIlike:
+		return []string{"~~*", "!~~*"}
+	case kwSimilar:
+		return []string{"~", "!~"}
+	case kwBetween:
+		return []string{">=", "<=", "<", ">"}
+	case kwIn, kwDistinct, kwNullif, kwNatural, kwUsing, kwCase:
+		return []string{"=", "<>"}
+	}
+	return nil
 }
