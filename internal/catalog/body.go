@@ -52,10 +52,17 @@ func (l *loader) readBodies(words WordsFunc) {
 		types[t.name] = append(types[t.name], t)
 		l.kinds[t.node] = *t
 	}
+	grammar := make(map[string][]node)
+	for _, t := range l.types {
+		if t.in == l.set.schemas["pg_catalog"] {
+			for _, word := range grammarNames(t.name) {
+				grammar[word] = append(grammar[word], t.node)
+			}
+		}
+	}
 	operators := make(map[string][]*namedOperator)
 	for i := range l.operators {
-		// A private one is a part of its types, which a body has by another name.
-		if o := &l.operators[i]; o.node.user() && !l.private(*o) {
+		if o := &l.operators[i]; o.node.user() {
 			operators[o.name] = append(operators[o.name], o)
 		}
 	}
@@ -80,8 +87,15 @@ func (l *loader) readBodies(words WordsFunc) {
 		whole := words(b.text, func(w Word) bool {
 			in := l.set.schemas[w.Schema]
 			if w.Operator {
+				if w.Name == "||" {
+					l.uses(b.node, node('T')<<32|textOID)
+				}
 				for _, o := range operators[w.Name] {
-					if w.Schema == "" || o.in == in {
+					switch {
+					case w.Schema != "" && o.in != in:
+					case w.Schema == "" && l.private(*o):
+						l.inBodies[o.node] = append(l.inBodies[o.node], b.node)
+					default:
 						l.uses(b.node, o.node)
 					}
 				}
@@ -93,10 +107,15 @@ func (l *loader) readBodies(words WordsFunc) {
 					l.uses(b.node, t.node.as('T'))
 				}
 			}
+			if w.Schema == "" && !w.Quoted {
+				for _, t := range grammar[w.Name] {
+					l.uses(b.node, t.as('T'))
+				}
+			}
 			for _, r := range relations[w.Name] {
 				if in == nil || r.in == in {
 					l.uses(b.node, r.node)
-					if row := l.rowTypeOf(*r); row.oid() != 0 {
+					if row := l.rowTypeOf(*r); row.oid() != 0 && w.After != "from" && w.After != "join" {
 						l.uses(b.node, row.as('T'))
 					}
 				}

@@ -281,7 +281,7 @@ func (m *closureMutant) load(t *testing.T, conn *pgx.Conn) *catalog.Set {
 // the generator writes must show each.
 func TestControls_Closures(t *testing.T) {
 	c := newClosures(t, 1)
-	c.shares = []int{60}
+	c.shares = []int{10, 20}
 	found := map[string]string{}
 	const worlds = 300
 	for i := 0; i < worlds && len(found) < len(closureMutants); i++ {

@@ -264,7 +264,8 @@ func makeWorld(t *testing.T, conn *pgx.Conn, r *rand.Rand, role string, shares [
 	for _, s := range closureSchemas {
 		run(t, conn, "GRANT USAGE ON SCHEMA "+s+" TO "+role+"; GRANT ALL ON ALL TABLES IN SCHEMA "+s+" TO "+role+"; GRANT ALL ON ALL SEQUENCES IN SCHEMA "+s+" TO "+role)
 	}
-	w.try("ANALYZE")
+	w.try("SET statement_timeout = 1000; ANALYZE")
+	run(t, conn, "RESET statement_timeout")
 	w.quiet = false
 	return w
 }
@@ -797,10 +798,10 @@ func (w *world) makeView() {
 		run(w.t, w.conn, "DROP "+kind+" "+r.refs[0])
 		w.made = w.made[:len(w.made)-1]
 	} else {
+		run(w.t, w.conn, "RESET statement_timeout")
 		w.relations = append(w.relations, r)
 		w.markRelation(r.refs[0])
 	}
-	run(w.t, w.conn, "RESET statement_timeout")
 }
 
 // markRelation remembers a view or table that reaches something volatile.

@@ -155,3 +155,29 @@ CREATE FUNCTION atomic_array() RETURNS bool STABLE LANGUAGE sql RETURN ARRAY['a'
 CREATE FUNCTION default_sorted(x bool DEFAULT ARRAY['a'::sorted, 'b'::sorted] < ARRAY['b'::sorted]) RETURNS bool STABLE LANGUAGE plpgsql AS 'BEGIN RETURN x; END';
 CREATE FUNCTION default_json(x bool DEFAULT ARRAY['1'::json] < ARRAY['2'::json]) RETURNS bool STABLE LANGUAGE plpgsql AS 'BEGIN RETURN x; END';
 CREATE DOMAIN constant_check AS int CHECK (ARRAY['1'::json] <= ARRAY['2'::json]);
+
+-- Casts that must be written, which take a value and a conversion, and what only a value
+-- of a new type can mean.
+CREATE TYPE written AS ENUM ('a', 'b');
+CREATE FUNCTION written_int(written) RETURNS int VOLATILE LANGUAGE sql AS 'SELECT public.hit()';
+CREATE FUNCTION written_text(written) RETURNS text VOLATILE LANGUAGE sql AS $$SELECT public.hit()::text$$;
+CREATE FUNCTION written_source(written) RETURNS source VOLATILE LANGUAGE sql AS $$SELECT ROW(public.hit())::public.source$$;
+CREATE FUNCTION int_written(int) RETURNS written VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN 'a'::public.written END$$;
+CREATE CAST (written AS int) WITH FUNCTION written_int(written);
+CREATE CAST (written AS text) WITH FUNCTION written_text(written);
+CREATE CAST (written AS source) WITH FUNCTION written_source(written);
+CREATE CAST (int AS written) WITH FUNCTION int_written(int);
+CREATE DOMAIN whole AS int;
+CREATE TYPE whole_row AS (x int);
+CREATE TABLE has_written (id int, w written, n int);
+INSERT INTO has_written VALUES (1, 'a', 1), (2, 'b', 2);
+CREATE VIEW written_cat AS SELECT id, w || 'x'::text AS x FROM has_written;
+CREATE FUNCTION written_body(written) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1::int';
+CREATE FUNCTION written_cat(written) RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN $1 || 'x'::text; END $$;
+CREATE FUNCTION written_read() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT max(CAST(w AS integer)) FROM public.has_written); END';
+CREATE FUNCTION written_any(anyelement) RETURNS text STABLE LANGUAGE sql AS 'SELECT $1::text';
+CREATE FUNCTION written_same(written) RETURNS written STABLE LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION initcap(written) RETURNS written VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN $1 END$$;
+CREATE FUNCTION written_eq(written, written) RETURNS bool VOLATILE LANGUAGE sql AS 'SELECT public.hit() > 0';
+CREATE OPERATOR ~~ (LEFTARG = written, RIGHTARG = written, PROCEDURE = written_eq);
+CREATE FUNCTION written_like(written) RETURNS bool STABLE LANGUAGE sql AS 'SELECT $1 LIKE $1';
