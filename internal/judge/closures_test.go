@@ -96,7 +96,7 @@ type closures struct {
 
 func newClosures(t *testing.T, seed uint64) *closures {
 	t.Helper()
-	c := &closures{t: t, dsn: pgtest.Database(t), role: fmt.Sprintf("closures_%d", time.Now().UnixNano()), seed: seed, shares: []int{0, 5, 10, 20, 40, 60}}
+	c := &closures{t: t, dsn: pgtest.Database(t), role: fmt.Sprintf("closures_%d", time.Now().UnixNano()), seed: seed, shares: []int{0, 2, 5, 10, 20, 40, 60}}
 	c.conn = connect(t, c.dsn)
 	run(t, c.conn, "CREATE ROLE "+c.role)
 	t.Cleanup(func() {
@@ -141,8 +141,6 @@ func (c *closures) each(i, n int, made func(*world), visit func(*world, *executi
 	b.conn.Close(context.Background())
 }
 
-const perWorld = 250 // statements
-
 // maxCareful is how many in a hundred of the statements that reach nothing volatile may
 // bypass.
 const maxCareful = 2.0
@@ -162,12 +160,18 @@ func TestClosures(t *testing.T) {
 		}
 	}
 	c := newClosures(t, seed)
+	perWorld := min(max(n/400, 125), 500)
+	type counts struct{ shared, careful int }
+	byShare := map[int]*counts{}
 	var ran, failed, reached, shared, careful, mention, violations int
 	causes, examples := map[string]int{}, map[string]string{}
 	for i := 0; i*perWorld < n && violations < 20; i++ {
 		var set *catalog.Set
 		c.each(i, min(perWorld, n-i*perWorld), func(*world) { set = load(t, c.conn) }, func(w *world, e *execution) {
 			v := Judge(e.sql, set, Options{RLS: true})
+			if byShare[w.share] == nil {
+				byShare[w.share] = &counts{}
+			}
 			read := v.Class == sqlscan.Read
 			ran++
 			if !e.ok {
@@ -186,6 +190,7 @@ func TestClosures(t *testing.T) {
 			case !e.ok:
 			case read:
 				shared++
+				byShare[w.share].shared++
 				if !e.same {
 					t.Errorf("shared, and there are two answers: %s %q (world %d of FLIGHTPG_SEED=%d)", e.sql, e.params, i, seed)
 				}
@@ -196,6 +201,7 @@ func TestClosures(t *testing.T) {
 					return
 				}
 				careful++
+				byShare[w.share].careful++
 				cause := fmt.Sprint(v.Reason)
 				if causes[cause]++; examples[cause] == "" || w.one(20) {
 					examples[cause] = fmt.Sprintf("%s [%s]", e.sql, v.Hint())
@@ -207,6 +213,11 @@ func TestClosures(t *testing.T) {
 	t.Logf("%d statements, each in two sessions; %d (%.1f%%) refused by the server or too slow; %d called something volatile, of which %d were shared; %d of the others mean something volatile",
 		ran, failed, 100*float64(failed)/float64(ran), reached, violations, mention)
 	t.Logf("%d of %d that reach nothing volatile bypassed: %.2f%%; %d of %d objects refused by the server", careful, shared+careful, share, c.refused, c.objects)
+	for _, share := range slices.Sorted(maps.Keys(byShare)) {
+		n := byShare[share]
+		t.Logf("  where %2d%% of the functions are volatile: %d of %d, %.2f%%", share, n.careful, n.shared+n.careful,
+			100*float64(n.careful)/float64(max(1, n.shared+n.careful)))
+	}
 	for _, cause := range slices.Sorted(maps.Keys(causes)) {
 		t.Logf("%6d %s: %s", causes[cause], cause, examples[cause])
 	}
