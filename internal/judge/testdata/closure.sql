@@ -181,3 +181,12 @@ CREATE FUNCTION initcap(written) RETURNS written VOLATILE LANGUAGE sql AS $$SELE
 CREATE FUNCTION written_eq(written, written) RETURNS bool VOLATILE LANGUAGE sql AS 'SELECT public.hit() > 0';
 CREATE OPERATOR ~~ (LEFTARG = written, RIGHTARG = written, PROCEDURE = written_eq);
 CREATE FUNCTION written_like(written) RETURNS bool STABLE LANGUAGE sql AS 'SELECT $1 LIKE $1';
+
+CREATE FUNCTION written_numeric(written) RETURNS numeric VOLATILE LANGUAGE sql AS 'SELECT public.hit()::numeric';
+CREATE FUNCTION written_varchar(written) RETURNS varchar VOLATILE LANGUAGE sql AS 'SELECT public.hit()::varchar';
+CREATE FUNCTION written_time(written) RETURNS timestamptz VOLATILE LANGUAGE sql AS 'SELECT CASE WHEN public.hit() > 0 THEN now() END';
+CREATE FUNCTION written_float(written) RETURNS float8 VOLATILE LANGUAGE sql AS 'SELECT public.hit()::float8';
+CREATE CAST (written AS numeric) WITH FUNCTION written_numeric(written);
+CREATE CAST (written AS varchar) WITH FUNCTION written_varchar(written);
+CREATE CAST (written AS timestamptz) WITH FUNCTION written_time(written);
+CREATE CAST (written AS float8) WITH FUNCTION written_float(written);
