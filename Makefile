@@ -15,6 +15,7 @@ SEED        ?= 0
 DURATION    ?= 30m
 SCHEDULES   ?= 1000000
 LOADS       ?= 300
+CLOSURES    ?= 200000
 DRIVER      ?= auto
 REPORT      ?= .cache/battery.md
 JOBS        ?= 2
@@ -30,7 +31,7 @@ SAME_GO       := $(SAME_EXECUTOR)|PgBouncer|Pgpool|Failover
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 
-.PHONY: help modules demo test test-all test-long test-generic test-go test-matrix battery soak storm schedules loads coverage lint fuzz oracle tenants values arguments company extensions bench workloads workloads-full bench-profile bench-full microbench gate generate clean
+.PHONY: help modules demo test test-all test-long test-generic test-go test-matrix battery soak storm schedules loads coverage lint fuzz oracle tenants values arguments company closures extensions bench workloads workloads-full bench-profile bench-full microbench gate generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -142,6 +143,10 @@ arguments: ## 1.2 million pairs of arguments: their keys, and what pgx sends for
 company: ## 100,000 statements in databases whose functions tell when they run (FLIGHTPG_SEED=)
 	@scripts/ensure-postgres
 	cd integration && FLIGHTPG_COMPANY_N=100000 $(GO) test -timeout 60m -run 'TestCompany_Oracle$$' -v .
+
+closures: ## 200,000 statements over schemas at random, held to what the server calls (CLOSURES=, FLIGHTPG_SEED=)
+	@scripts/ensure-postgres
+	FLIGHTPG_CLOSURES=$(CLOSURES) $(GO) test -count=1 -timeout 3h -run '^TestClosures$$' -v ./internal/judge
 
 extensions: ## what each extension that Debian has makes flightpg bypass (root only, installs packages; docs/extensions.md)
 	GO="$(GO)" scripts/extensions -o docs/extensions.md

@@ -427,7 +427,7 @@ func (s *session) loadCatalog(ctx context.Context) (_ *catalog.Set, err error) {
 // catalogOptions says whether functions' bodies are read, and whether the sessions may
 // have several roles: hooks can give each partition one.
 func (c *Connector) catalogOptions() catalog.Options {
-	opts := catalog.Options{Words: sqlscan.Words, AnyRole: c.source.hooks || c.cfg.PartitionKey != nil}
+	opts := catalog.Options{Words: sqlscan.Words, AnyRole: c.source.doors || c.cfg.PartitionKey != nil}
 	if c.cfg.TrustDeclared {
 		opts.Words = nil
 	}

@@ -10,18 +10,21 @@ import "strings"
 // Of functions that are volatile, which is what they are if nobody says anything, it finds
 // those that would be harmless if they were declared STABLE (readers.go).
 
-// A Word is an identifier or key word of a text.
+// A Word is an identifier, key word or operator of a text.
 type Word struct {
-	Name   string // as the server stores it
-	Schema string // what stands before it and a dot, or ""
-	Quoted bool
-	Called bool   // an opening parenthesis is next
-	After  string // the unquoted word right before it, or ""
-	First  bool   // a statement may begin with it
+	Name     string // as the server stores it
+	Schema   string // what stands before it and a dot, or ""
+	Quoted   bool
+	Operator bool
+	Dotted   bool   // it stands behind a dot
+	Called   bool   // an opening parenthesis is next
+	After    string // the unquoted word right before it, or ""
+	First    bool   // a statement may begin with it
 }
 
 // A WordsFunc calls visit with each word of a text that need not be a statement, by the
-// lexical rules of SQL, until that returns false. It reports whether it read the whole
+// lexical rules of SQL, until that returns false. The operators that key words stand for
+// come behind these. It reports whether it read the whole
 // text.
 type WordsFunc func(text string, visit func(Word) bool) bool
 
@@ -41,10 +44,30 @@ func (l *loader) readBodies(words WordsFunc) {
 		f := &l.functions[i]
 		functions[f.name] = append(functions[f.name], f)
 	}
-	views := make(map[string][]*namedRelation)
+	relations := make(map[string][]*namedRelation)
 	for i := range l.relations {
-		if r := &l.relations[i]; r.kind == 'v' || r.kind == 'f' || r.kind == 'S' {
-			views[r.name] = append(views[r.name], r)
+		r := &l.relations[i]
+		relations[r.name] = append(relations[r.name], r)
+	}
+	types := make(map[string][]*namedType)
+	l.kinds = make(map[node]namedType, len(l.types))
+	for i := range l.types {
+		t := &l.types[i]
+		types[t.name] = append(types[t.name], t)
+		l.kinds[t.node] = *t
+	}
+	grammar := make(map[string][]node)
+	for _, t := range l.types {
+		if t.in == l.set.schemas["pg_catalog"] {
+			for _, word := range grammarNames(t.name) {
+				grammar[word] = append(grammar[word], t.node)
+			}
+		}
+	}
+	operators := make(map[string][]*namedOperator)
+	for i := range l.operators {
+		if o := &l.operators[i]; o.node.user() {
+			operators[o.name] = append(operators[o.name], o)
 		}
 	}
 	names := make(map[node]string, len(l.functions))
@@ -72,6 +95,40 @@ func (l *loader) readBodies(words WordsFunc) {
 		update := false
 		whole := words(b.text, func(w Word) bool {
 			in := l.set.schemas[w.Schema]
+			if w.Operator {
+				if w.Name == "||" {
+					uses(b.node, node('T')<<32|textOID)
+				}
+				for _, o := range operators[w.Name] {
+					switch {
+					case w.Schema != "" && o.in != in:
+					case w.Schema == "" && !volatile && l.private(*o):
+						l.inBodies[o.node] = append(l.inBodies[o.node], b.node)
+					default:
+						uses(b.node, o.node)
+					}
+				}
+				return true
+			}
+			// x::t, t 'x', DECLARE x t, t(x), t%ROWTYPE
+			for _, t := range types[w.Name] {
+				if in == nil || t.in == in {
+					uses(b.node, t.node.as('T'))
+				}
+			}
+			if w.Schema == "" && !w.Quoted {
+				for _, t := range grammar[w.Name] {
+					uses(b.node, t.as('T'))
+				}
+			}
+			for _, r := range relations[w.Name] {
+				if in == nil || r.in == in {
+					uses(b.node, r.node)
+					if row := l.rowTypeOf(*r); row.oid() != 0 && w.After != "from" && w.After != "join" {
+						uses(b.node, row.as('T'))
+					}
+				}
+			}
 			switch {
 			case w.Quoted, w.Schema != "":
 			case w.Name == "into" && (w.After == "insert" || w.After == "merge"), w.Name == "from" && w.After == "delete",
@@ -106,9 +163,11 @@ func (l *loader) readBodies(words WordsFunc) {
 			if SessionView(w.Name) && (w.Schema == "" || w.Schema == "pg_catalog") {
 				fault(b.node, SystemView, w.Name, Private)
 			}
-			for _, r := range views[w.Name] {
-				if in == nil || r.in == in {
-					uses(b.node, r.node)
+			if w.Dotted { // x.f can call f
+				for _, f := range functions[w.Name] {
+					if f.takesOne() {
+						uses(b.node, f.node)
+					}
 				}
 			}
 			return true

@@ -93,6 +93,23 @@ edge(kind, oid, target_kind, target) as materialized (
     ('pg_catalog.pg_opfamily'::pg_catalog.regclass, 'm')) c(class, kind) on c.class operator(pg_catalog.=) d.refclassid
   where not (c.kind operator(pg_catalog.=) 'r' and d.refobjid operator(pg_catalog.=) x.rel)
   union
+  select x.kind, x.oid, c.kind, d.refobjid
+  from (
+    select 'f' as kind, oid from pg_catalog.pg_proc where proargdefaults is not null and oid operator(pg_catalog.>=) 16384
+    union all
+    select kind, oid from tree where kind operator(pg_catalog.=) 'F') x
+  join pg_catalog.pg_depend d on d.classid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid operator(pg_catalog.=) x.oid
+  join (values
+    ('pg_catalog.pg_class'::pg_catalog.regclass, 'r'), ('pg_catalog.pg_proc'::pg_catalog.regclass, 'f'),
+    ('pg_catalog.pg_operator'::pg_catalog.regclass, 'o'), ('pg_catalog.pg_type'::pg_catalog.regclass, 't'),
+    ('pg_catalog.pg_opfamily'::pg_catalog.regclass, 'm')) c(class, kind) on c.class operator(pg_catalog.=) d.refclassid
+  where not (c.kind operator(pg_catalog.=) 'f' and d.refobjid operator(pg_catalog.=) x.oid)
+  union
+  -- (pg_depend has no built-in types)
+  select kind, oid, 't', m[1]::pg_catalog.oid
+  from tree, pg_catalog.regexp_matches(tree, ':[a-z_]*type[a-z]* (\d+)', 'g') m
+  where exists (select from compared) and m[1] operator(pg_catalog.=) any (array(select oid::pg_catalog.text from compared))
+  union
   select 't', k.contypid, c.kind, d.refobjid
   from pg_catalog.pg_constraint k
   join pg_catalog.pg_depend d on d.classid operator(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass and d.objid operator(pg_catalog.=) k.oid

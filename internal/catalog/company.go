@@ -76,6 +76,11 @@ func (l *loader) spreadCompany() {
 	for _, p := range l.plans {
 		l.uses(p[0], p[1])
 	}
+	for _, c := range l.casts {
+		if c.pairs() {
+			l.uses(c.source, c.node)
+		}
+	}
 	known := make(map[node]Company, len(l.builtins))
 	for _, f := range l.builtins {
 		if f.in == nil || f.in == l.set.schemas["pg_catalog"] {

@@ -41,7 +41,8 @@ func Load(ctx context.Context, query QueryFunc, opts Options) (*Set, error) {
 		schemas: map[string]*schema{},
 		rowType: map[string]node{},
 		textual: map[string]bool{}, overloads: map[string][][]node{}, volatile: map[node]string{},
-		users: map[node][]node{},
+		users:  map[node][]node{},
+		paired: paired{inBodies: map[node][]node{}},
 	}
 	if err := query(ctx, catalogSQL, l.row); err != nil {
 		return nil, err
@@ -106,6 +107,7 @@ type loader struct {
 	faults map[node]*Fault
 	rows   map[node]*Fault // relations with row-level security, and views over them
 	roots  []root
+	paired           // see pairs.go
 	parent [][2]node // inheritance: parent, child
 
 	policies [][2]node       // relation, and what its policies use
@@ -158,6 +160,18 @@ type namedFunction struct {
 	types     []node // of them all; nil if no built-in function has the name
 }
 
+// takesOne reports whether the function can be called with one argument.
+func (f *namedFunction) takesOne() bool {
+	return f.kind == 'a' || f.args-f.defaults <= 1+btoi(f.variadic) && (f.args >= 1 || f.variadic)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 type namedType struct {
 	in   *schema
 	name string
@@ -178,8 +192,8 @@ type namedOperator struct {
 
 type cast struct {
 	node
-	source, target node
-	implicit       bool
+	source, target     node
+	implicit, explicit bool // the context; neither is assignment
 }
 
 // uses records that user is unsafe if used is.
@@ -229,7 +243,7 @@ func (l *loader) row(cells []string) error {
 		l.set.version = n / 10000
 	case "s": // schema
 		s := &schema{
-			relations: map[string]relation{}, types: map[string]Use{}, functions: map[string][]function{},
+			relations: map[string]relation{}, types: map[string]typeUse{}, functions: map[string][]function{},
 			operators: map[string]Use{}, mixed: map[string]Use{}, unary: map[string]unary{},
 		}
 		l.schemas[oid], l.set.schemas[name] = s, s
@@ -371,7 +385,7 @@ func (l *loader) row(cells []string) error {
 			l.set.search = l.set.search || what == "search"
 		}
 	case "c": // cast: source, target, context
-		l.casts = append(l.casts, cast{nodeOf('c', oid), nodeOf('t', field(0)), nodeOf('t', field(1)), field(2) == "i"})
+		l.casts = append(l.casts, cast{nodeOf('c', oid), nodeOf('t', field(0)), nodeOf('t', field(1)), field(2) == "i", field(2) == "e"})
 	case "e": // an object, and the objects of a kind that it uses
 		from, to := cells[2], cells[3]
 		if len(from) != 1 || len(to) != 1 {
@@ -424,7 +438,7 @@ func (l *loader) link() {
 		l.uses(row.as('T'), row)
 		l.uses(nodeOf('r', rel), row) // t::text, ORDER BY t
 	}
-	l.kinds = make(map[node]namedType, len(l.types))
+	l.kinds = make(map[node]namedType, len(l.types)) // readBodies may not have run
 	for _, t := range l.types {
 		l.uses(t.node.as('T'), t.node)
 		l.kinds[t.node] = t
@@ -455,6 +469,7 @@ func (l *loader) link() {
 			l.uses(c.source, c.node) // there must be a value of it
 		case c.implicit && c.target.user():
 			l.uses(c.target, c.node)
+		case c.pairs():
 		case c.target.user():
 			l.uses(c.target.as('T'), c.node)
 		case c.source.user():
@@ -521,11 +536,11 @@ func (l *loader) spread() {
 	for _, p := range l.parent {
 		l.uses(p[0], p[1])
 	}
-	l.mark(l.roots)
+	l.markFaults(l.roots)
 }
 
-// mark finds all that reaches one of the roots.
-func (l *loader) mark(roots []root) {
+// markFaults finds all that reaches one of the roots.
+func (l *loader) markFaults(roots []root) {
 	l.faults = map[node]*Fault{}
 	// What does most comes first, so that it is what an object is known for.
 	for _, class := range []Class{Denied, NeutralWrite, Private} {
@@ -535,22 +550,7 @@ func (l *loader) mark(roots []root) {
 			}
 		}
 	}
-	// An operator on two private types is as good as a part of these.
-	for again := true; again; {
-		again = false
-		for _, o := range l.operators {
-			f := l.faults[o.node]
-			if f == nil || !l.private(o) {
-				continue
-			}
-			for _, t := range []node{o.left, o.right} {
-				if l.faults[t] == nil {
-					l.reach(t, f, false)
-					again = true
-				}
-			}
-		}
-	}
+	l.spreadPairs()
 }
 
 // reach gives a fault to an object and to all that use it.
@@ -594,7 +594,11 @@ func (l *loader) rowTypeOf(r namedRelation) node {
 }
 
 // use returns what was found of an object.
-func (l *loader) use(n node) Use { return Use{l.faults[n], l.company(n)} }
+func (l *loader) use(n node) Use {
+	return Use{l.faults[n], l.company(n), l.has[n], l.needs[n]}
+}
+
+func (l *loader) useType(t node) typeUse { return typeUse{l.use(t.as('T')), l.use(t)} }
 
 // fill makes the set of what was found.
 func (l *loader) fill() {
@@ -612,16 +616,21 @@ func (l *loader) fill() {
 	}
 	for _, r := range l.relations {
 		v := relation{
-			kind: r.kind, read: l.use(r.node), policy: l.rows[r.node], row: l.use(l.rowTypeOf(r).as('T')),
+			kind: r.kind, read: l.use(r.node), policy: l.rows[r.node], row: l.useType(l.rowTypeOf(r)),
 			tables: l.tables[r.node],
 		}
 		r.in.relations[r.name] = v
-		note(r.name, v.row)
+		note(r.name, v.row.convert)
 	}
 	for _, t := range l.types {
-		u := l.use(t.node.as('T'))
+		u := l.useType(t.node)
 		t.in.types[t.name] = u
-		note(t.name, u)
+		note(t.name, u.convert)
+		if t.in == s.schemas["pg_catalog"] && u.convert.Needs != 0 {
+			for _, word := range grammarNames(t.name) {
+				note(word, Use{Company: Joined, Needs: u.convert.Needs})
+			}
+		}
 	}
 	for n, f := range l.faults {
 		if n>>32 == 'm' && !n.user() { // somebody has added to a built-in family
@@ -648,7 +657,9 @@ func (l *loader) fill() {
 		if f.node.user() && f.in == s.schemas["pg_catalog"] && Function(f.name) != Unknown {
 			s.alone = true // AT TIME ZONE, OVERLAPS and their like can mean it
 		}
-		v := function{Use{l.faults[f.node], l.functionCompany(f)}, l.hiddenFunction(&f), int16(f.args - f.defaults), int16(f.args)}
+		u := l.use(f.node)
+		u.Company = l.functionCompany(f)
+		v := function{u, l.bits[f.node], l.hiddenFunction(&f), int16(f.args - f.defaults), int16(f.args)}
 		if f.variadic {
 			v.min, v.max = max(v.min-1, 0), anyNumber
 		}
@@ -659,31 +670,36 @@ func (l *loader) fill() {
 		if v.min > 1 || v.max < 1 {
 			continue
 		}
-		u, ok := f.in.unary[f.name]
+		called, ok := f.in.unary[f.name]
 		if !ok {
-			u = unary{harmless, harmless}
+			called = unary{harmless, harmless}
 		}
 		// A domain may be one over rows; pseudo-types take rows.
 		if kind := l.kinds[f.firstType].kind; rowsConvert || l.isRow[f.firstType] || kind == 'd' || kind == 'p' {
-			u.row = u.row.or(v.Use)
-		} else if !v.hidden || v.Fault != nil {
-			u.value = u.value.or(v.Use)
+			called.row = called.row.or(v.Use)
+		} else if u := v.paired(); !v.hidden || u.Fault != nil || u.Needs != 0 {
+			called.value = called.value.or(u)
 		}
-		f.in.unary[f.name] = u
+		f.in.unary[f.name] = called
 	}
 	for _, o := range l.operators {
 		if o.in == nil {
 			continue
 		}
-		u := Use{l.faults[o.node], l.operatorCompany(o)}
+		u := l.use(o.node)
+		u.Company = l.operatorCompany(o)
 		add(o.in.operators, o.name, u)
-		if u.Fault != nil && l.private(o) {
-			u.Fault = nil
+		if bit := l.bits[o.node]; bit != 0 {
+			u.Fault, u.Needs = nil, u.Needs|bit
+		}
+		if l.behindTypes(o) {
+			u.Has = 0
 		}
 		if l.hiddenOperator(o) {
 			u.Company = Joined
 		}
 		add(o.in.mixed, o.name, u)
 	}
+	s.pairs, s.textBits = l.pairs, l.textBits
 	s.merge()
 }

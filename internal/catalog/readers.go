@@ -1,6 +1,9 @@
 package catalog
 
-import "slices"
+import (
+	"math/bits"
+	"slices"
+)
 
 // This file finds the functions that are volatile by declaration alone: those that would
 // be harmless if they were declared STABLE, so that a hint can say so.
@@ -43,10 +46,11 @@ func (l *loader) readers() {
 			roots = append(roots, r)
 		}
 	}
-	found := l.faults
-	l.mark(roots)
+	found, paired := l.faults, l.paired
+	l.pairs, l.textBits = nil, 0
+	l.markFaults(roots)
 	stable := l.faults
-	l.faults = found
+	l.faults, l.paired = found, paired
 
 	used := map[node][]node{} // by those who are at fault for nothing else
 	for n, users := range l.users {
@@ -75,6 +79,9 @@ func (l *loader) readers() {
 		f := *f
 		f.Alter = l.alter(n, used)
 		found[n] = &f
+	}
+	for n, bit := range l.bits {
+		l.pairs[bits.TrailingZeros64(bit)].fault = found[n]
 	}
 }
 

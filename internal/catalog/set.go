@@ -18,6 +18,8 @@ type Set struct {
 	anything *Fault             // what makes every statement unsafe
 	alone    bool               // every statement can reach a user's code without naming it
 	search   bool               // … or each that searches texts
+	pairs    []pair             // what it takes two names to reach
+	textBits uint64             // Needs of || among built-in operators
 
 	// What unqualified names can mean where the schemas of the path do not hide
 	// each other. It follows from the above, and saves a look at each schema.
@@ -28,7 +30,7 @@ type Set struct {
 
 type schema struct {
 	relations map[string]relation // composite types too: they share the name space
-	types     map[string]Use      // all but the row types of relations
+	types     map[string]typeUse  // all but the row types of relations
 	functions map[string][]function
 	operators map[string]Use // the worst of each symbol, named with the schema
 	mixed     map[string]Use // … and without: among built-in ones
@@ -39,14 +41,21 @@ type relation struct {
 	kind   byte // pg_class.relkind
 	read   Use
 	policy *Fault   // row-level security applies to it or below it
-	row    Use      // of its row type's name
+	row    typeUse  // of its row type's name
 	tables []uint32 // Relation.Tables
+}
+
+// typeUse is what a type's name can mean.
+type typeUse struct {
+	convert Use // a conversion to it
+	value   Use // a constant of it
 }
 
 type function struct {
 	Use
-	hidden   bool  // without its schema's name it is not meant; see loader.hides
-	min, max int16 // numbers of arguments it can be called with
+	pair     uint64 // its bit, if its fault is one of Set.pairs
+	hidden   bool   // without its schema's name it is not meant; see loader.hides
+	min, max int16  // numbers of arguments it can be called with
 }
 
 // unary is what calls of a name's functions that take one argument can mean.
@@ -65,6 +74,9 @@ type attribute struct {
 type Use struct {
 	Fault   *Fault // why it must not be shared, or nil
 	Company Company
+
+	// What must not be shared if two names meet: bits of Set.pairs. See pairs.go.
+	Has, Needs uint64
 }
 
 // harmless is the use of what nobody has made.
@@ -211,21 +223,33 @@ func callable(overloads []function, args int) (u Use, found bool) {
 
 // Type looks a type up, and returns what a conversion to it means.
 func (s *Set) Type(schema, name string) (u Use, found bool) {
+	t, found := s.typ(schema, name)
+	return t.convert, found
+}
+
+// Constant looks a type up, and returns what a constant of it means, which is read from a
+// string: no value of another type is converted.
+func (s *Set) Constant(schema, name string) (u Use, found bool) {
+	t, found := s.typ(schema, name)
+	return t.value, found
+}
+
+func (s *Set) typ(schema, name string) (u typeUse, found bool) {
 	if schema != "" {
 		if in := s.schemas[schema]; in != nil {
 			return in.typ(name)
 		}
-		return harmless, false
+		return typeUse{harmless, harmless}, false
 	}
 	for _, in := range s.path {
 		if u, found = in.typ(name); found {
 			return u, true
 		}
 	}
-	return harmless, false
+	return typeUse{harmless, harmless}, false
 }
 
-func (in *schema) typ(name string) (u Use, found bool) {
+func (in *schema) typ(name string) (u typeUse, found bool) {
 	if u, found = in.types[name]; found {
 		return u, true
 	}
@@ -239,7 +263,7 @@ func (in *schema) typ(name string) (u Use, found bool) {
 			return r.row, true
 		}
 	}
-	return harmless, false
+	return typeUse{harmless, harmless}, false
 }
 
 // AnyType returns what a conversion to the types of that name in any schema means.
@@ -256,7 +280,7 @@ func (s *Set) Operator(schema, symbol string) (u Use, found bool) {
 		u = harmless
 		if schema == "pg_catalog" {
 			if c, ok := s.builtin[symbol]; ok {
-				u.Company, found = c, true
+				u, found = s.builtinOperator(symbol, c), true
 			}
 		}
 		if in := s.schemas[schema]; in != nil {
@@ -286,7 +310,7 @@ func (s *Set) merge() {
 	s.operators = map[string]Use{}
 	s.attributes = map[string]attribute{}
 	for symbol, c := range s.builtin {
-		s.operators[symbol] = Use{Company: c}
+		s.operators[symbol] = s.builtinOperator(symbol, c)
 	}
 	for _, in := range s.path {
 		for name, overloads := range in.functions {
@@ -294,6 +318,7 @@ func (s *Set) merge() {
 				if f.hidden {
 					f.Company = Joined
 				}
+				f.Use = f.paired()
 				s.functions[name] = append(s.functions[name], f)
 			}
 		}
@@ -313,6 +338,14 @@ func (s *Set) merge() {
 	}
 }
 
+func (s *Set) builtinOperator(symbol string, c Company) Use {
+	u := Use{Company: c}
+	if symbol == "||" {
+		u.Needs = s.textBits
+	}
+	return u
+}
+
 func (s *Set) attribute(name string) attribute {
 	if a, ok := s.attributes[name]; ok {
 		return a
@@ -322,7 +355,7 @@ func (s *Set) attribute(name string) attribute {
 
 // or returns the worst of two.
 func (u Use) or(v Use) Use {
-	return Use{worse(u.Fault, v.Fault), min(u.Company, v.Company)}
+	return Use{worse(u.Fault, v.Fault), min(u.Company, v.Company), u.Has | v.Has, u.Needs | v.Needs}
 }
 
 // add makes a name mean u, too.

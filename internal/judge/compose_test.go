@@ -27,7 +27,7 @@ var (
 	unsafeRelations = []string{
 		"v_vol", "public.v_vol", `"v_vol"`, `"V Quoted"`, "app.v_app", "v_rls2", "rls", "foreign_t", "remote", "hits", "has_domain_array",
 		"vol_set()", "ROWS FROM (vol_set())", "LATERAL vol()", "(SELECT vol()) s", "(v_vol CROSS JOIN u)", "ONLY v_vol", "no_such_relation",
-		"json_to_record('{}') AS j(a vol_domain)", "indexed", "colored", "t TABLESAMPLE bernoulli (10)", "(VALUES (vol())) v", "(TABLE v_vol) v",
+		"json_to_record('{}') AS j(a vol_domain)", "indexed", "(SELECT 1 FROM colored WHERE c = 'red') x", "t TABLESAMPLE bernoulli (10)", "(VALUES (vol())) v", "(TABLE v_vol) v",
 		"xmltable('/r' PASSING '<r/>' COLUMNS a vol_domain PATH 'a')", "v_stat", "pg_stat_activity", "mother2",
 	}
 	// … and such that may be, wherever they stand.

@@ -77,6 +77,16 @@ func Judge(sql string, set *catalog.Set, opts Options) Verdict {
 	if f := set.Everything(); f != nil {
 		j.find(sqlscan.UnsafeCast, f, &sqlscan.Name{Name: f.Object})
 	}
+	if f, kind := set.Pair(j.has, j.needs); f != nil {
+		reason := sqlscan.UnsafeCast
+		switch kind {
+		case 'o':
+			reason = sqlscan.UnsafeOperator
+		case 'f':
+			reason = sqlscan.UnsafeFunction
+		}
+		j.find(reason, f, &sqlscan.Name{Name: f.Object})
+	}
 	if j.item {
 		j.take(&j.ofItem)
 		j.meet(j.itemCompany)
@@ -114,7 +124,7 @@ func withoutTrust(sql string, read sqlscan.Result) Verdict {
 	v := Verdict{Result: read}
 	sqlscan.Names(sql, func(n sqlscan.Name) bool {
 		switch n.Kind {
-		case sqlscan.OtherName:
+		case sqlscan.OtherName, sqlscan.GrammarType:
 			return true
 		case sqlscan.RelationName:
 			if n.CTE || n.Schema == "information_schema" {

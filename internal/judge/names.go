@@ -14,8 +14,9 @@ type judge struct {
 	set *catalog.Set
 	rls bool
 
-	company Company
-	tables  tables
+	company    Company
+	tables     tables
+	has, needs uint64 // bits of pairs, see catalog.Use
 
 	worst   finding
 	unknown finding // the first relation that the catalog does not have
@@ -100,8 +101,16 @@ func (j *judge) visit(n *sqlscan.Name) bool {
 		j.typ(n)
 	case sqlscan.AttributeName:
 		j.attribute(n)
+	case sqlscan.GrammarType:
+		j.pair(j.set.AnyType(n.Name))
 	}
 	return j.worst.class != sqlscan.Other
+}
+
+// pair takes into account what a name is half of.
+func (j *judge) pair(u catalog.Use) {
+	j.has |= u.Has
+	j.needs |= u.Needs
 }
 
 func (j *judge) relation(n *sqlscan.Name) {
@@ -115,6 +124,7 @@ func (j *judge) relation(n *sqlscan.Name) {
 	// A WITH query hides the relation of its name, but not in its own text and
 	// not everywhere in the statement: the relation counts all the same.
 	j.meet(r.Company)
+	j.pair(r.Use)
 	j.tables.add(r.Tables)
 	if f := r.Fault; f != nil {
 		reason := sqlscan.UnsafeTable
@@ -139,6 +149,7 @@ func (j *judge) function(n *sqlscan.Name) {
 	}
 	u, found := j.set.Function(n.Schema, n.Name, n.Args)
 	j.meet(u.Company)
+	j.pair(u)
 	if u.Fault != nil {
 		j.find(sqlscan.UnsafeFunction, u.Fault, n)
 		return
@@ -147,6 +158,7 @@ func (j *judge) function(n *sqlscan.Name) {
 	// is a function if there is one that fits, but that depends on types.
 	t := j.set.AnyType(n.Name)
 	j.meet(t.Company)
+	j.pair(t)
 	if t.Fault != nil {
 		j.find(sqlscan.UnsafeType, t.Fault, n)
 		return
@@ -185,6 +197,7 @@ func (j *judge) builtin(n *sqlscan.Name) (c Company, ok bool) {
 func (j *judge) operator(n *sqlscan.Name) {
 	u, found := j.set.Operator(n.Schema, n.Name)
 	j.meet(u.Company)
+	j.pair(u)
 	switch {
 	case u.Fault != nil:
 		j.find(sqlscan.UnsafeOperator, u.Fault, n)
@@ -194,8 +207,13 @@ func (j *judge) operator(n *sqlscan.Name) {
 }
 
 func (j *judge) typ(n *sqlscan.Name) {
-	u, found := j.set.Type(n.Schema, n.Name)
+	look := j.set.Type
+	if n.Value {
+		look = j.set.Constant
+	}
+	u, found := look(n.Schema, n.Name)
 	j.meet(u.Company)
+	j.pair(u)
 	switch {
 	case u.Fault != nil:
 		j.find(sqlscan.UnsafeType, u.Fault, n)
@@ -209,6 +227,9 @@ func (j *judge) typ(n *sqlscan.Name) {
 func (j *judge) attribute(n *sqlscan.Name) {
 	row, value, conversion := j.set.Attribute(n.Name)
 	j.meetAttribute(n, row, value, conversion)
+	for _, u := range [...]catalog.Use{row, value, conversion} {
+		j.pair(u)
+	}
 	if row.Fault != nil {
 		j.find(sqlscan.UnsafeFunction, row.Fault, n)
 	}

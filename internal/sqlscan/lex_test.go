@@ -158,6 +158,30 @@ func TestStripComments(t *testing.T) {
 	}
 }
 
+// TestNames_Value: a string that is read as a type is told from a value that is converted.
+func TestNames_Value(t *testing.T) {
+	for sql, want := range map[string]bool{
+		"SELECT 'a'::mood": true, "SELECT mood 'a'": true, "SELECT f('a'::mood)": true, "SELECT CAST('a' AS mood)": true,
+		"SELECT CAST($$a$$ AS app.mood)": true, "SELECT 1 WHERE m = E'a'::mood": true, "SELECT ARRAY['a'::mood]": true,
+		"SELECT CASE WHEN true THEN 'a'::mood END": true, "SELECT 1, '{a}'::mood[]": true, "SELECT app.mood 'a'": true,
+		"SELECT text 'a'::mood": false, "SELECT CAST(text 'a' AS mood)": false, "SELECT varchar(3) 'a'::mood": false,
+		"SELECT N'a'::mood": false, "SELECT B'1'::mood": false, "SELECT $1::mood": false, "SELECT ('a')::mood": false,
+		"SELECT m::mood": false, "SELECT interval '1' day::mood": false, "SELECT 'a'::text::mood": false, "SELECT date'a'::mood": false,
+		"SELECT ARRAY['a']::mood[]": false, "SELECT CAST(m AS mood)": false, "SELECT x COLLATE \"C\"::mood": false,
+	} {
+		got, seen := false, false
+		Names(sql, func(n Name) bool {
+			if n.Kind == TypeName && n.Name == "mood" {
+				got, seen = n.Value, true
+			}
+			return true
+		})
+		if got != want || !seen {
+			t.Errorf("Names(%q): mood is of a string: %v, visited %v; want %v", sql, got, seen, want)
+		}
+	}
+}
+
 // TestNames checks kinds and decoding.
 func TestNames(t *testing.T) {
 	long := strings.Repeat("x", 62) + "é" // 64 bytes: the server cuts it before é
@@ -173,6 +197,7 @@ func TestNames(t *testing.T) {
 		},
 		{`SELECT 1 FROM CAST(1 AS int) JOIN u ON true, COLLATION FOR ('a') JOIN v ON true`, `relation:u relation:v`},
 		{`SELECT XMLEXISTS(operator(a.*) PASSING operator(b.*)) FROM t FETCH FIRST operator(t.*) ROWS ONLY`, `function:operator relation:t`},
+		{`SELECT 1::int, CAST(2 AS DOUBLE precision), numeric '1', 3::numeric(2), 4::timestamp(3) with time zone`, `grammar:int grammar:double grammar:numeric grammar:timestamp`},
 		{`SELECT 1 table FROM u`, `relation:u`},
 		{`SELECT 1 FROM XMLTABLE(columns PASSING f() COLUMNS a dpos)`, `other:columns other:passing function:f other:columns other:a type:dpos function:pg_catalog.xmltable`},
 		{`SELECT (t).rowfn, t.rowfn FROM t`, `attribute:?.rowfn attribute:t.rowfn relation:t`},
@@ -191,7 +216,7 @@ func TestNames(t *testing.T) {
 	for _, tt := range tests {
 		seen := map[string]bool{}
 		if !Names(tt.sql, func(n Name) bool {
-			kind := [...]string{"other", "relation", "function", "type", "attribute", "operator"}[n.Kind]
+			kind := [...]string{"other", "relation", "function", "type", "attribute", "operator", "grammar"}[n.Kind]
 			name := n.Name
 			if n.Schema != "" {
 				name = n.Schema + "." + name

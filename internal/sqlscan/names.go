@@ -20,6 +20,8 @@ const (
 	// to a type of that name.
 	AttributeName
 	OperatorName
+	// GrammarType is a type that the grammar itself knows, by the first word of its name.
+	GrammarType
 )
 
 // A Name is a name in a statement as the server reads it: folded, decoded and
@@ -33,6 +35,7 @@ type Name struct {
 	Item   bool // FunctionName: a FROM item, whose alias then stands for its result
 	CTE    bool // RelationName: a WITH query of this name is in scope
 	Maybe  bool // TypeName: or it is a word before a string, such as PATH '$'
+	Value  bool // TypeName: a string is read as one, and nothing is converted
 	Bare   bool // AttributeName: of an expression, which can be of any type, and not of a table
 }
 
@@ -42,8 +45,7 @@ type Name struct {
 //
 // The kinds err on one side only: a name that is not a FunctionName, and not an
 // AttributeName, is not called; a relation is a RelationName; a type is a
-// TypeName, unless it is one that the grammar itself knows (int, double
-// precision). A function is visited when its arguments have been. Key words that
+// TypeName, or a GrammarType (int, double precision). A function is visited when its arguments have been. Key words that
 // stand for operators are visited as these.
 func Names(sql string, visit func(Name) bool) bool {
 	var s scanner
@@ -256,9 +258,16 @@ func (s *scanner) visitName() {
 		n.CTE = c.parts == 1 && s.seesCTE(n.Name)
 	case TypeName:
 		if s.grammarType(n.Name) {
-			return
+			n.Kind = GrammarType
+			break
 		}
 		n.Maybe = s.next.kind == tokString && s.beforeString()
+		switch {
+		case c.before.kind == tokCast, c.before.kw == kwAs && f.kind == castArgs:
+			n.Value = c.beforeThat.kind == tokString && s.bareString
+		case f.kind != columnDefs && c.before.kw != kwReturning:
+			n.Value = !n.Maybe
+		}
 	case AttributeName:
 		n.Bare = c.first.kind == tokDot
 	case OtherName:
@@ -267,6 +276,25 @@ func (s *scanner) visitName() {
 		}
 	}
 	s.report(n)
+}
+
+// startsExpression reports whether an expression begins with the current token, so
+// that it has no type yet if it is a string.
+func (s *scanner) startsExpression() bool {
+	switch s.prev.kind {
+	case tokOpen, tokOpenBracket, tokComma, tokOp:
+		return true
+	}
+	return s.prev.kw != notKeyword && keywordList[s.prev.kw].category == reserved
+}
+
+// plainString reports whether the current string is of no type: N'x' is.
+func (s *scanner) plainString() bool {
+	switch s.at(s.cur.pos) {
+	case '\'', 'e', 'E', '$':
+		return true
+	}
+	return false
 }
 
 // typeInDefs reports whether the current chain stands where a type does in a
@@ -426,25 +454,29 @@ func unaryDenied(name string) bool {
 	return strings.HasPrefix(name, "binary_upgrade_")
 }
 
-// impliedOperators visits the operators behind a key word.
+// impliedOperators visits the operators behind the current key word.
 func (s *scanner) impliedOperators() {
 	if s.visit == nil {
 		return
 	}
-	var ops []string
-	switch s.cur.kw {
-	case kwLike:
-		ops = []string{"~~", "!~~"}
-	case kwIlike:
-		ops = []string{"~~*", "!~~*"}
-	case kwSimilar:
-		ops = []string{"~", "!~"}
-	case kwBetween:
-		ops = []string{">=", "<=", "<", ">"}
-	default:
-		ops = []string{"=", "<>"}
-	}
-	for _, op := range ops {
+	for _, op := range implied(s.cur.kw) {
 		s.visitOperator("", op, s.cur.pos)
 	}
+}
+
+// implied returns the operators that a key word stands for.
+func implied(kw keyword) []string {
+	switch kw {
+	case kwLike:
+		return []string{"~~", "!~~"}
+	case kwIlike:
+		return []string{"~~*", "!~~*"}
+	case kwSimilar:
+		return []string{"~", "!~"}
+	case kwBetween:
+		return []string{">=", "<=", "<", ">"}
+	case kwIn, kwDistinct, kwNullif, kwNatural, kwUsing, kwCase:
+		return []string{"=", "<>"}
+	}
+	return nil
 }

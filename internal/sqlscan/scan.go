@@ -151,6 +151,7 @@ type scanner struct {
 	cur, next        token
 	prev, beforePrev symbol // key words that are only names there are no key words here
 	operand          bool   // an operand ends right before cur
+	bareString       bool   // the last string is a constant of no type
 	infixNot         bool   // the last NOT was behind an operand
 	opening          frame  // of the parenthesis that follows the current word
 	chain            chain
@@ -278,6 +279,7 @@ func (s *scanner) token() {
 		if s.prev.kind == tokDot {
 			s.fail(Syntax, s.cur) // a.N'x' is a literal of the type a.nchar
 		}
+		s.bareString = s.plainString() && s.startsExpression()
 	case tokParam:
 		s.param()
 	case tokOpen:

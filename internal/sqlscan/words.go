@@ -9,13 +9,14 @@ import (
 // Words calls visit with each word of a text that need not be a statement, such as a
 // function's body in PL/pgSQL, until that returns false. It reports whether it read the
 // whole text: whether that follows SQL's lexical rules, and visit never returned false.
-// In strings and comments there are no words.
+// In strings and comments there are no words. Operators are words, too, also those that
+// a key word stands for.
 func Words(text string, visit func(catalog.Word) bool) bool {
 	var s scanner // whose lexer and names these are
 	s.src = text
 	t := s.loose()
-	var w catalog.Word // the last one, if nothing is between
-	dot, first := false, true
+	var w catalog.Word                       // the last one, if nothing is between
+	dot, dotted, first := false, false, true // behind a word and a dot, or just a dot; a statement may begin
 	for t.kind != tokEOF {
 		next := s.loose()
 		switch t.kind {
@@ -25,8 +26,9 @@ func Words(text string, visit func(catalog.Word) bool) bool {
 			if dot = w.Name != ""; !dot {
 				w = catalog.Word{}
 			}
+			dotted = true
 		case tokIdent, tokQuoted, tokUQuoted:
-			n := catalog.Word{Name: s.nameOf(t), Quoted: t.kind != tokIdent, Called: next.kind == tokOpen}
+			n := catalog.Word{Name: s.nameOf(t), Quoted: t.kind != tokIdent, Called: next.kind == tokOpen, Dotted: dotted}
 			switch {
 			case dot:
 				n.Schema = w.Name
@@ -37,9 +39,29 @@ func Words(text string, visit func(catalog.Word) bool) bool {
 			if !visit(n) {
 				return false
 			}
-			w, dot = n, false
+			if n.Dotted {
+				t.kw = notKeyword
+			}
+			for _, op := range implied(t.kw) {
+				if !visit(catalog.Word{Name: op, Operator: true}) {
+					return false
+				}
+			}
+			w, dot, dotted = n, false, false
+		case tokOp:
+			n := catalog.Word{Name: s.src[t.pos:t.end], Operator: true}
+			if n.Name == "!=" {
+				n.Name = "<>"
+			}
+			if dot {
+				n.Schema = w.Name
+			}
+			if !visit(n) {
+				return false
+			}
+			w, dot, dotted = catalog.Word{}, false, false
 		default:
-			w, dot = catalog.Word{}, false
+			w, dot, dotted = catalog.Word{}, false, false
 		}
 		first = t.kind == tokSemicolon
 		t = next
@@ -70,5 +92,5 @@ func (s *scanner) loose() token {
 		return t
 	}
 	s.pos = i + len("..")
-	return token{symbol: symbol{kind: tokOp}, pos: t.pos, end: s.pos}
+	return token{symbol: symbol{kind: tokComma}, pos: t.pos, end: s.pos}
 }

@@ -14,22 +14,30 @@ func TestWords(t *testing.T) {
 		ok         bool
 	}{
 		{"", "", true},
-		{"SELECT public . F (1), \"G\"(2)", "select,public<select,public.f(,!G(", true},
+		{"SELECT public . F (1), \"G\"(2)", "select,public<select,public.^f(,!G(", true},
 		{"INSERT INTO t VALUES (1) -- hit()\n", "insert,into<insert,t<into,values(<t", true},
-		{"PERFORM hit() /* x() */; x := 'y()' || $d$ z() $d$", "perform,hit(<perform,x", true},
-		{"FOR i IN 1..n LOOP x := a[1]; END LOOP", "for,i<for,in<i,n,loop<n,x<loop,a,end,loop<end", true},
-		{"FOR i IN lo..hi LOOP", "for,i<for,in<i,lo<in,hi,loop<hi", true},
-		{"FOR i IN REVERSE 10 .. 1 LOOP", "for,i<for,in<i,reverse<in,loop", true},
+		{"PERFORM hit() /* x() */; x := 'y()' || $d$ z() $d$", "perform,hit(<perform,x,@||", true},
+		{"FOR i IN 1..n LOOP x := a[1]; END LOOP", "for,i<for,in<i,@=,@<>,n,loop<n,x<loop,a,end,loop<end", true},
+		{"FOR i IN lo..hi LOOP", "for,i<for,in<i,@=,@<>,lo<in,hi,loop<hi", true},
+		{"FOR i IN REVERSE 10 .. 1 LOOP", "for,i<for,in<i,@=,@<>,reverse<in,loop", true},
 		{"x := 1..2..3; y(", "x,y(", true},
-		{"<<outer>> v t.a%TYPE; EXIT outer WHEN x", "outer,v,t<v,t.a,type,exit,outer<exit,when<outer,x<when", true},
+		{"<<outer>> v t.a%TYPE; EXIT outer WHEN x", "@<<,outer,@>>,v,t<v,t.^a,@%,type,exit,outer<exit,when<outer,x<when", true},
+		{"x = y.a OPERATOR(p.+) 1 != 2 AND (z).b", "x,@=,y,y.^a,operator(<a,p,p@+,@<>,and(,z,^b", true},
+		{"x IN (1) OR y NOT LIKE 'a' OR t.case, a*b", "x,in(<x,@=,@<>,or,y<or,not<y,like<not,@~~,@!~~,or,t<or,t.^case,a,@*,b", true},
 		{"SELECT 'open", "select", false},
 		{"SELECT 1x", "select", false},
 	} {
 		var got []string
 		ok := Words(tc.text, func(w catalog.Word) bool {
 			s := w.Name
+			switch {
+			case w.Operator:
+				s = "@" + s
+			case w.Dotted:
+				s = "^" + s
+			}
 			if w.Schema != "" {
-				s = w.Schema + "." + s
+				s = w.Schema + map[bool]string{false: ".", true: ""}[w.Operator] + s
 			}
 			if w.Quoted {
 				s = "!" + s

@@ -95,6 +95,8 @@ CREATE DOMAIN counted AS int CHECK (positive(VALUE));
 
 -- What only looks like it.
 CREATE SCHEMA other;
+CREATE TABLE simple (id int PRIMARY KEY, name text);
+INSERT INTO simple VALUES (1, 'a');
 CREATE FUNCTION other.plain(int) RETURNS int VOLATILE LANGUAGE sql AS 'SELECT public.hit()';
 CREATE FUNCTION plain(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
 DECLARE
@@ -102,18 +104,89 @@ DECLARE
   message text := 'INSERT INTO audit, hit(), EXECUTE';
 BEGIN
   /* DELETE FROM t; PERFORM hit(); */
-  SELECT count(*) INTO n FROM public.t WHERE id = $1 AND name <> message;
+  SELECT count(*) INTO n FROM public.simple WHERE id = $1 AND name <> message;
   IF n > 1 THEN RAISE EXCEPTION 'insert into %', n; END IF;
-  FOR n IN SELECT id FROM public.t ORDER BY id LOOP EXIT WHEN n > 1; END LOOP;
+  FOR n IN SELECT id FROM public.simple ORDER BY id LOOP EXIT WHEN n > 1; END LOOP;
   FOR i IN 1..n LOOP n := n + i; END LOOP;
   <<again>> FOR i IN REVERSE n..n - 1 LOOP EXIT again WHEN i = 0; END LOOP;
   PERFORM lower('x');
-  RETURN coalesce(n, (SELECT max(id) FROM public.t), greatest(1, 2));
+  RETURN coalesce(n, (SELECT max(id) FROM public.simple), greatest(1, 2));
 EXCEPTION WHEN division_by_zero THEN
   RETURN date_part('year', now())::int;
 END $$;
-CREATE FUNCTION plain_sql(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT public.plain($1) + 1 FROM t WHERE id = 1';
+CREATE FUNCTION plain_sql(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT public.plain($1) + 1 FROM simple WHERE id = 1';
 CREATE FUNCTION plain_atomic(int) RETURNS int STABLE LANGUAGE sql RETURN plain($1) + 1;
 CREATE FUNCTION plain_internal(text) RETURNS text IMMUTABLE STRICT LANGUAGE internal AS 'upper';
 CREATE FUNCTION documented(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1 AS updated /* nextval(''hits'') */ FROM (VALUES (1)) AS inserted(hit)';
 CREATE DOMAIN checked AS int CHECK (plain_atomic(VALUE) > 0);
+
+-- Bodies that name what is volatile without calling it: operators, casts, domains, tables.
+CREATE FUNCTION hit_eq(int, int) RETURNS bool VOLATILE LANGUAGE sql AS 'SELECT public.hit() > 0';
+CREATE OPERATOR =!= (LEFTARG = int, RIGHTARG = int, PROCEDURE = hit_eq);
+CREATE FUNCTION hit_bool(int) RETURNS bool VOLATILE LANGUAGE sql AS 'SELECT public.hit() > 0';
+CREATE DOMAIN hit_domain AS int CHECK (hit_bool(VALUE));
+CREATE TYPE "Hit Type" AS (d hit_domain);
+CREATE TABLE secured (id int);
+INSERT INTO secured VALUES (1);
+CREATE TABLE cast_from (g feeling);
+CREATE FUNCTION by_operator(int) RETURNS bool STABLE LANGUAGE sql AS 'SELECT $1 =!= 1';
+CREATE FUNCTION by_operator_named(int) RETURNS bool STABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 OPERATOR(public.=!=)1; END';
+CREATE FUNCTION by_cast(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1::hit_domain::int';
+CREATE FUNCTION by_variable(int) RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE x hit_domain := $1; BEGIN RETURN x; END';
+CREATE FUNCTION by_row(int) RETURNS text STABLE LANGUAGE sql AS 'SELECT (ROW($1)::"Hit Type")::text';
+CREATE FUNCTION by_between(int) RETURNS bool STABLE LANGUAGE sql AS 'SELECT x BETWEEN x AND x FROM (SELECT ROW(1)::source AS x) y';
+CREATE FUNCTION by_attribute(int) RETURNS bool STABLE LANGUAGE sql AS 'SELECT ($1).hit_bool';
+CREATE FUNCTION by_sort() RETURNS text STABLE LANGUAGE sql AS 'SELECT string_agg(id::text, '','' ORDER BY j) FROM t';
+CREATE FUNCTION by_array() RETURNS text STABLE LANGUAGE sql AS 'SELECT array_agg(f)::text FROM mood';
+CREATE VIEW by_view AS SELECT by_operator(1) AS x;
+
+-- Stored trees in which only a constant tells the type.
+CREATE TYPE sorted AS ENUM ('a', 'b');
+CREATE FUNCTION sorted_cmp(sorted, sorted) RETURNS int VOLATILE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.hit(); RETURN 0; END $$;
+CREATE FUNCTION sorted_b(sorted, sorted) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+CREATE OPERATOR <# (LEFTARG = sorted, RIGHTARG = sorted, PROCEDURE = sorted_b);
+CREATE OPERATOR =# (LEFTARG = sorted, RIGHTARG = sorted, PROCEDURE = sorted_b);
+CREATE OPERATOR CLASS sorted_ops DEFAULT FOR TYPE sorted USING btree AS OPERATOR 1 <#, OPERATOR 3 =#, FUNCTION 1 sorted_cmp(sorted, sorted);
+CREATE VIEW constants_json AS SELECT count(*) AS n FROM (SELECT DISTINCT x FROM (VALUES ('1'::json), ('2'::json)) v(x)) y;
+CREATE VIEW constants_sorted AS SELECT count(*) AS n FROM (SELECT DISTINCT x FROM (VALUES ('a'::sorted), ('b'::sorted)) v(x)) y;
+CREATE FUNCTION atomic_json() RETURNS bigint STABLE LANGUAGE sql RETURN (SELECT count(*) AS n FROM (SELECT DISTINCT x FROM (VALUES ('1'::json), ('2'::json)) v(x)) y);
+CREATE FUNCTION atomic_sorted() RETURNS bigint STABLE LANGUAGE sql RETURN (SELECT count(*) AS n FROM (SELECT DISTINCT x FROM (VALUES ('a'::sorted), ('b'::sorted)) v(x)) y);
+CREATE FUNCTION atomic_array() RETURNS bool STABLE LANGUAGE sql RETURN ARRAY['a'::sorted, 'b'::sorted] < ARRAY['b'::sorted];
+CREATE FUNCTION default_sorted(x bool DEFAULT ARRAY['a'::sorted, 'b'::sorted] < ARRAY['b'::sorted]) RETURNS bool STABLE LANGUAGE plpgsql AS 'BEGIN RETURN x; END';
+CREATE FUNCTION default_json(x bool DEFAULT ARRAY['1'::json] < ARRAY['2'::json]) RETURNS bool STABLE LANGUAGE plpgsql AS 'BEGIN RETURN x; END';
+CREATE DOMAIN constant_check AS int CHECK (ARRAY['1'::json] <= ARRAY['2'::json]);
+
+-- Casts that must be written, which take a value and a conversion, and what only a value
+-- of a new type can mean.
+CREATE TYPE written AS ENUM ('a', 'b');
+CREATE FUNCTION written_int(written) RETURNS int VOLATILE LANGUAGE sql AS 'SELECT public.hit()';
+CREATE FUNCTION written_text(written) RETURNS text VOLATILE LANGUAGE sql AS $$SELECT public.hit()::text$$;
+CREATE FUNCTION written_source(written) RETURNS source VOLATILE LANGUAGE sql AS $$SELECT ROW(public.hit())::public.source$$;
+CREATE FUNCTION int_written(int) RETURNS written VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN 'a'::public.written END$$;
+CREATE CAST (written AS int) WITH FUNCTION written_int(written);
+CREATE CAST (written AS text) WITH FUNCTION written_text(written);
+CREATE CAST (written AS source) WITH FUNCTION written_source(written);
+CREATE CAST (int AS written) WITH FUNCTION int_written(int);
+CREATE DOMAIN whole AS int;
+CREATE TYPE whole_row AS (x int);
+CREATE TABLE has_written (id int, w written, n int);
+INSERT INTO has_written VALUES (1, 'a', 1), (2, 'b', 2);
+CREATE VIEW written_cat AS SELECT id, w || 'x'::text AS x FROM has_written;
+CREATE FUNCTION written_body(written) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1::int';
+CREATE FUNCTION written_cat(written) RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN $1 || 'x'::text; END $$;
+CREATE FUNCTION written_read() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT max(CAST(w AS integer)) FROM public.has_written); END';
+CREATE FUNCTION written_any(anyelement) RETURNS text STABLE LANGUAGE sql AS 'SELECT $1::text';
+CREATE FUNCTION written_same(written) RETURNS written STABLE LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION initcap(written) RETURNS written VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN $1 END$$;
+CREATE FUNCTION written_eq(written, written) RETURNS bool VOLATILE LANGUAGE sql AS 'SELECT public.hit() > 0';
+CREATE OPERATOR ~~ (LEFTARG = written, RIGHTARG = written, PROCEDURE = written_eq);
+CREATE FUNCTION written_like(written) RETURNS bool STABLE LANGUAGE sql AS 'SELECT $1 LIKE $1';
+
+CREATE FUNCTION written_numeric(written) RETURNS numeric VOLATILE LANGUAGE sql AS 'SELECT public.hit()::numeric';
+CREATE FUNCTION written_varchar(written) RETURNS varchar VOLATILE LANGUAGE sql AS 'SELECT public.hit()::varchar';
+CREATE FUNCTION written_time(written) RETURNS timestamptz VOLATILE LANGUAGE sql AS 'SELECT CASE WHEN public.hit() > 0 THEN now() END';
+CREATE FUNCTION written_float(written) RETURNS float8 VOLATILE LANGUAGE sql AS 'SELECT public.hit()::float8';
+CREATE CAST (written AS numeric) WITH FUNCTION written_numeric(written);
+CREATE CAST (written AS varchar) WITH FUNCTION written_varchar(written);
+CREATE CAST (written AS timestamptz) WITH FUNCTION written_time(written);
+CREATE CAST (written AS float8) WITH FUNCTION written_float(written);
