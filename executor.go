@@ -27,7 +27,7 @@ type read struct {
 	args      []driver.NamedValue
 	v         *verdict      // of the query
 	hash      uint64        // of what the key tells of the arguments
-	came      time.Time     // when it followed a flight first
+	came      time.Duration // when it followed a flight first, see monotonic
 	took      time.Duration // its last execution
 
 	f *flight.Flight[*result] // that it is for
@@ -227,9 +227,16 @@ func (e *poolExecutor) execute(ctx context.Context, r *read) (*result, error) {
 }
 
 func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
-	began := time.Now()
+	var began time.Duration
+	idle := e.db.idle.Load() > 0
+	if !idle {
+		began = monotonic()
+	}
 	l, err := e.db.borrow(ctx)
 	if err != nil {
+		if idle { // others have come first
+			began = monotonic()
+		}
 		return nil, failedDial(ctx, began, err)
 	}
 	again, renewed := false, 0 // has run again: after a failure, with a new plan
@@ -246,12 +253,13 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 			}
 			l.bad = true
 			l.release()
+			began = monotonic()
 			if l, err = e.db.borrow(ctx); err != nil {
 				return nil, failedDial(ctx, began, err)
 			}
 		}
 		described = described || l.describes(r)
-		sent := time.Now()
+		sent := monotonic()
 		if l.canceller != nil {
 			l.canceller.patient.Store(!r.inline)
 		}
@@ -259,7 +267,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 		if l.canceller != nil {
 			l.canceller.patient.Store(false) // for live rows, and what is done before the next read
 		}
-		r.took = time.Since(sent)
+		r.took = monotonic() - sent
 		if res != nil && res.live != nil {
 			res.live.cancel = r.takeCancel()
 			res.live.done = func() {
@@ -337,7 +345,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 		// connection that answers.
 		again, described = true, false
 		e.retries.Add(1)
-		began = time.Now()
+		began = monotonic()
 		if l, err = e.db.borrowAlive(ctx); err != nil {
 			var last *pgconn.PgError
 			if lost && ctx.Err() == nil && (errors.As(failure, &last) || errors.Is(err, driver.ErrBadConn)) {
@@ -462,7 +470,7 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 	if leader {
 		res, err = c.lead(ctx, f, r)
 	} else {
-		r.came = time.Now()
+		r.came = monotonic()
 		res, err = f.Wait(ctx)
 	}
 	if err != nil {
@@ -523,12 +531,16 @@ func (c *Connector) enter(ctx context.Context, mode Mode, r *read, again bool) (
 	return f, leader, ReasonNone
 }
 
+// monotonic tells the time, by half the clocks that time.Now looks at: a look takes as
+// long as a lock.
+func monotonic() time.Duration { return time.Since(processStart) }
+
 // dialError is the outcome of a flight for which no connection could be opened. Only
 // its leader gets the error: with pgx, too, each caller that opens a connection has
 // his own.
 type dialError struct {
-	err   error     // a caller sees this one
-	began time.Time // when the connection was asked for
+	err   error         // a caller sees this one
+	began time.Duration // when the connection was asked for, see monotonic
 }
 
 func (e *dialError) Error() string { return e.err.Error() }
@@ -537,7 +549,7 @@ func (e *dialError) Unwrap() error { return e.err }
 // failedDial returns the outcome of a flight that was asked for a connection at began,
 // and has err. What is no failure of the dial is everybody's: a context that has ended,
 // and what says that flights cannot be guarded here.
-func failedDial(ctx context.Context, began time.Time, err error) error {
+func failedDial(ctx context.Context, began time.Duration, err error) error {
 	if _, bypass := err.(bypassError); bypass || ctx.Err() != nil || err == flight.ErrGoexit {
 		return err
 	}
@@ -562,7 +574,7 @@ func (c *Connector) flyAgain(ctx context.Context, mode Mode, r *read, leader boo
 			return nil, failed.err
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case failed.began.After(r.came) && time.Since(r.came) > dialPatience:
+		case failed.began > r.came && monotonic()-r.came > dialPatience:
 			return nil, failed.err
 		}
 		var f *flight.Flight[*result]

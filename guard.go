@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/flightpg/flightpg/internal/judge"
 	"github.com/flightpg/flightpg/internal/pipeline"
@@ -77,7 +80,7 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 		if !s.scannable() {
 			return bypassError(ReasonSettings)
 		}
-		s.settings = settingsOf(s.pgx.Conn().PgConn())
+		s.settings, s.heard = settingsOf(s.pgx.Conn().PgConn()), ""
 	}
 	if s.follow != nil && s.timeline() == (timeline{}) {
 		return bypassError(ReasonSeveralHosts)
@@ -253,14 +256,50 @@ func settingsOf(pg *pgconn.PgConn) (values settings) {
 // the server's configuration gets to each session before its next statement, and is told
 // together with the end of that.
 func (s *session) unsettled() bool {
+	if s.silent() {
+		return false
+	}
 	now := settingsOf(s.pgx.Conn().PgConn())
 	if now == s.settings {
+		if s.guard != GuardSession || s.armed() {
+			s.hear()
+		}
 		return false
 	}
 	s.bad = true
 	s.c.tellStandby(s.pgx.Conn().PgConn())
 	return !slices.Equal(now[:len(pipeline.Meanings)], s.settings[:len(pipeline.Meanings)])
 }
+
+// silent reports whether the server has told of no setting since hear. It saves each read
+// a look at all of them.
+func (s *session) silent() bool {
+	return s.told != nil && len(s.heard) > 1 && len(s.told.Name) == len(s.heard) &&
+		unsafe.StringData(s.told.Name) == unsafe.StringData(s.heard)
+}
+
+// hear notes that the settings were looked at. A message has a string of its own, whose
+// place nobody else gets as long as it is kept; but for those of a single byte.
+func (s *session) hear() {
+	pg := s.pgx.Conn().PgConn()
+	if s.told == nil && toldAt > 0 {
+		s.told = (*pgproto3.ParameterStatus)(unsafe.Add(unsafe.Pointer(pg.Frontend()), toldAt))
+	}
+	if s.told != nil && pg.ParameterStatus(s.told.Name) == s.told.Value { // else pgx has not come to it yet
+		s.heard = s.told.Name
+	}
+}
+
+// toldAt is where pgx's frontend has the last ParameterStatus that it has read, 0 if it
+// has none: then the settings are looked at behind each read. pgx gives no other way to
+// notice one; TestSilent notices if that changes.
+var toldAt = func() uintptr {
+	f, ok := reflect.TypeFor[pgproto3.Frontend]().FieldByName("parameterStatus")
+	if !ok || f.Type != reflect.TypeFor[pgproto3.ParameterStatus]() {
+		return 0
+	}
+	return f.Offset
+}()
 
 // settled says why a session cannot be used that has reported this since it was armed.
 func (s *session) settled(now map[string]string) error {
@@ -283,6 +322,9 @@ func (c *Connector) tellStandby(pg *pgconn.PgConn) {
 // armed reports whether the session is still read-only, as far as the server
 // has told: a function can set and unset what it likes, even a STABLE one.
 func (s *session) armed() bool {
+	if s.silent() {
+		return true
+	}
 	status := s.pgx.Conn().PgConn().ParameterStatus(readOnly)
 	return status == "on" || status == "" // before 14 the server does not tell
 }

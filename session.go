@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flightpg/flightpg/internal/flight"
@@ -41,6 +42,8 @@ type session struct {
 	guard     Guard                               // of a flight session, as it turned out when it was opened
 	lenient   bool                                // not for reads that are proven harmless
 	settings  settings                            // of a flight session, as its hooks have left them
+	told      *pgproto3.ParameterStatus           // where pgx has the last one that has come, see silent
+	heard     string                              // its name, when the settings were looked at
 	flights   bool                                // it is one
 	paths     uint64                              // Connector.paths, when it was opened
 
@@ -160,7 +163,7 @@ func (s *session) ResetSession(ctx context.Context) error {
 				err = driver.ErrBadConn
 			}
 		}
-		s.settings = settingsOf(s.pgx.Conn().PgConn())
+		s.settings, s.heard = settingsOf(s.pgx.Conn().PgConn()), ""
 	}
 	return err
 }

@@ -285,6 +285,8 @@ type Flight[V Value] struct {
 	cancel  context.CancelCauseFunc // nil when taken over by the Runner
 	keep    *keeping[V]             // while kept
 
+	atOnce bool // cleared when it was made; its leader's
+
 	// done is closed when the flight has landed. It is made, under s.mu, by who
 	// first has to wait: a leader that runs its flight itself does not.
 	done chan struct{}
@@ -395,6 +397,7 @@ func (s *shard[V]) leadLocked(t *Table[V], sl *slot[V], f *Flight[V], count uint
 	s.stats.Flying++
 	s.stats.Waiting++
 	if sl.running < t.opts.Width {
+		f.atOnce = true
 		f.clearLocked()
 	} else {
 		sl.pending = f
@@ -463,11 +466,8 @@ func (f *Flight[V]) Launch(ctx context.Context, run Runner[V]) {
 // does one that an earlier flight of the key keeps from running yet. Only the
 // leader calls it, once.
 func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
-	f.s.mu.Lock()
-	cleared := f.cleared
-	f.s.mu.Unlock()
-	// A flight that is not cleared now may be so in a moment: Launch sees.
-	if cleared {
+	// A flight that was not cleared may be so by now: Launch sees.
+	if f.atOnce {
 		v, panicked, err, landed := f.inline(ctx, run)
 		if panicked != nil {
 			panic(panicked)
