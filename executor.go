@@ -27,6 +27,7 @@ type read struct {
 	args      []driver.NamedValue
 	v         *verdict      // of the query
 	hash      uint64        // of what the key tells of the arguments
+	large     *flight.Large // what it has samples of, or nil
 	came      time.Duration // when it followed a flight first, see monotonic
 	took      time.Duration // its last execution
 
@@ -50,6 +51,14 @@ func (r *read) takeCancel() context.CancelFunc {
 		return func() {}
 	}
 	return r.f.TakeCancel()
+}
+
+// done ends the use of the caller's arguments for a key.
+func (r *read) done() {
+	if r.large != nil {
+		r.large.Done()
+		r.large = nil
+	}
 }
 
 // bypassError is the outcome of a flight whose callers must run the read
@@ -465,6 +474,9 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 	if why != ReasonNone {
 		return nil, why, nil
 	}
+	if r.large != nil {
+		defer r.done()
+	}
 	var res *result
 	var err error
 	if leader {
@@ -503,9 +515,16 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 // one.
 func (c *Connector) enter(ctx context.Context, mode Mode, r *read, again bool) (f *flight.Flight[*result], leader bool, why Reason) {
 	buf := keyBuffers.Get().(*[]byte)
-	key, why := appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args, again && r.converted)
+	r.done()
+	how := keying{asIs: again && r.converted}
+	var large [][]byte
+	if c.cfg.Window <= 0 && !r.v.similar.Load() { // else keys outlive their callers, or meet others
+		how.large = &large
+	}
+	key, why := how.appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args)
 	if why == reasonConvert {
-		key, why = c.convertedKey(ctx, key[:0], r)
+		large = nil
+		key, why = c.convertedKey(ctx, key[:0], r, how)
 	}
 	if why != ReasonNone {
 		keyBuffers.Put(buf)
@@ -521,10 +540,16 @@ func (c *Connector) enter(ctx context.Context, mode Mode, r *read, again bool) (
 	if text == "" { // too long to be kept with its verdict
 		text = r.query
 	}
+	if large != nil {
+		r.large = &flight.Large{Parts: large, Digest: digestOf}
+	}
 	if again {
-		f, leader = c.table.Again(flight.Key{Text: text, Args: key}, mode.rule())
+		f, leader = c.table.Again(flight.Key{Text: text, Args: key, Large: r.large}, mode.rule())
 	} else {
-		f, leader = c.table.Enter(flight.Key{Text: text, Args: key}, mode.rule())
+		f, leader = c.table.Enter(flight.Key{Text: text, Args: key, Large: r.large}, mode.rule())
+	}
+	if r.large != nil && r.large.Met {
+		r.v.similar.Store(true)
 	}
 	*buf = key
 	keyBuffers.Put(buf)
@@ -591,11 +616,12 @@ func (c *Connector) flyAgain(ctx context.Context, mode Mode, r *read, leader boo
 }
 
 // convertedKey is appendKey for a read whose arguments need conversion first.
-func (c *Connector) convertedKey(ctx context.Context, key []byte, r *read) ([]byte, Reason) {
+func (c *Connector) convertedKey(ctx context.Context, key []byte, r *read, how keying) ([]byte, Reason) {
 	if c.source.config != nil && !c.convert(ctx, r) {
 		return key, ReasonArgument
 	}
-	key, why := appendKey(key, r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args, true)
+	how.asIs = true
+	key, why := how.appendKey(key, r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args)
 	if why == reasonConvert {
 		why = ReasonArgument
 	}

@@ -145,6 +145,8 @@ func (e *Epoch) Now() uint64 { return e.n.Load() }
 type Key struct {
 	Text string // kept by reference
 	Args []byte // copied when a flight is made
+
+	Large *Large // or nil: there is nothing that is too long for Args
 }
 
 // shardCount bounds how many callers of different keys can meet on one lock.
@@ -212,6 +214,8 @@ type slot[V Value] struct {
 	args []byte
 	home *entry[V] // that it is part of
 
+	large *Large // of who made it, or nil
+
 	running int
 	newest  *Flight[V]
 	pending *Flight[V]
@@ -243,7 +247,10 @@ func (s *shard[V]) entryLocked(h uint64, k Key) *entry[V] {
 	} else {
 		e = new(entry[V])
 	}
-	e.slot = slot[V]{hash: h, text: k.Text, args: append(args, k.Args...), home: e}
+	e.slot = slot[V]{hash: h, text: k.Text, args: append(args, k.Args...), home: e, large: k.Large}
+	if k.Large != nil {
+		k.Large.shard, k.Large.slotted = &s.mu, true
+	}
 	return e
 }
 
@@ -771,11 +778,21 @@ func (t *Table[V]) Keys() int {
 	return n
 }
 
+// findLocked returns the slot of a key. It may let go of the lock for as long as it takes
+// to digest what is large: then what it returns is as of the end.
 func (s *shard[V]) findLocked(h uint64, k Key) *slot[V] {
-	for sl := s.slots[h]; sl != nil; sl = sl.next {
+	for sl := s.slots[h]; sl != nil; {
 		if sl.text == k.Text && string(sl.args) == string(k.Args) {
-			return sl
+			switch sl.large.compareLocked(k.Large) {
+			case same:
+				return sl
+			case unknown:
+				s.decide(sl.large, k.Large)
+				sl = s.slots[h] // what has come and gone meanwhile
+				continue
+			}
 		}
+		sl = sl.next
 	}
 	return nil
 }
@@ -784,6 +801,9 @@ func (s *shard[V]) findLocked(h uint64, k Key) *slot[V] {
 func (s *shard[V]) dropIfEmptyLocked(sl *slot[V]) bool {
 	if sl.running > 0 || sl.newest != nil || sl.pending != nil || sl.kept != nil {
 		return false
+	}
+	if sl.large != nil {
+		sl.large.slotted = false
 	}
 	first := s.slots[sl.hash]
 	if first == sl {
