@@ -269,11 +269,12 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 		}
 		described = described || l.describes(r)
 		sent := monotonic()
-		if l.canceller != nil {
-			l.canceller.patient.Store(!r.inline)
+		patient := l.canceller != nil && !r.inline
+		if patient {
+			l.canceller.patient.Store(true)
 		}
 		res, err := e.attempt(ctx, l, r)
-		if l.canceller != nil {
+		if patient {
 			l.canceller.patient.Store(false) // for live rows, and what is done before the next read
 		}
 		r.took = monotonic() - sent
