@@ -216,7 +216,7 @@ func (p *plan) special(t reflect.Type) bool {
 		p.shared = true
 		p.encode = func(b []byte, v reflect.Value) []byte {
 			start := len(b)
-			b, why := appendValue(b, v.Interface().(converted), false)
+			b, why := new(keying).appendValue(b, v.Interface().(converted))
 			if why != ReasonNone {
 				return append(b[:start], make([]byte, maxKeyArgs+1)...) // none: too long
 			}

@@ -202,7 +202,7 @@ func TestConvert_Foreign(t *testing.T) {
 		key := func(arg any) (*read, Reason) {
 			r := &read{args: namedValues([]any{arg}), v: new(verdict)}
 			r.v.params.Store(&[]uint32{pgtype.Int8OID})
-			_, why := c.convertedKey(context.Background(), nil, r)
+			_, why := c.convertedKey(context.Background(), nil, r, keying{})
 			return r, why
 		}
 		if _, why := key(counted{1, &calls}); (why == ReasonNone) != tc.asked || (calls == 1) != tc.asked {
@@ -219,18 +219,18 @@ func TestConvert_Foreign(t *testing.T) {
 	c.types.Store(plainTypes)
 	r := &read{args: namedValues([]any{[]valuer{{1}}}), v: new(verdict)}
 	r.v.params.Store(&[]uint32{pgtype.JSONBOID})
-	if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {
+	if _, why := c.convertedKey(context.Background(), nil, r, keying{}); why != ReasonArgument {
 		t.Errorf("a list for a jsonb parameter: %v", why)
 	}
 	for _, oid := range []uint32{pgtype.JSONArrayOID, pgtype.JSONBArrayOID, pgtype.XMLArrayOID} {
 		r = &read{args: namedValues([]any{[][]valuer{{{1}}}}), v: new(verdict)}
 		r.v.params.Store(&[]uint32{oid})
-		if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {
+		if _, why := c.convertedKey(context.Background(), nil, r, keying{}); why != ReasonArgument {
 			t.Errorf("a list of lists for an array of type %d: %v", oid, why)
 		}
 	}
 	r = &read{args: namedValues([]any{pgx.QueryExecModeExec, []valuer{{1}}}), v: new(verdict)}
-	if _, why := c.convertedKey(context.Background(), nil, r); why != ReasonArgument {
+	if _, why := c.convertedKey(context.Background(), nil, r, keying{}); why != ReasonArgument {
 		t.Errorf("a list in exec mode: %v", why)
 	}
 }

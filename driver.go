@@ -583,14 +583,22 @@ func Forget(ctx context.Context, db *sql.DB, query string, args ...any) error {
 	}
 	for _, via := range slices.Compact([]byte{viaQuery, c.stmtsVia(query)}) {
 		r := &read{via: via, query: query, args: named, v: c.verdicts.get(query, c.peek(ctx))}
-		key, why := appendKey(nil, via, partitionOf(ctx, c.cfg.PartitionKey), named, false)
-		if why == reasonConvert {
-			key, why = c.convertedKey(ctx, nil, r)
+		var large [][]byte
+		for _, how := range []keying{{}, {large: &large}} { // it may be known by both
+			key, why := how.appendKey(nil, via, partitionOf(ctx, c.cfg.PartitionKey), r.args)
+			if why == reasonConvert {
+				large = nil
+				key, why = c.convertedKey(ctx, nil, r, how)
+			}
+			if why != ReasonNone {
+				return fmt.Errorf("flightpg: no flight to forget: the arguments are never shared (%v)", why)
+			}
+			k := flight.Key{Text: r.v.keyed, Args: key}
+			if large != nil {
+				k.Large = &flight.Large{Parts: large, Digest: digestOf}
+			}
+			c.table.Forget(k)
 		}
-		if why != ReasonNone {
-			return fmt.Errorf("flightpg: no flight to forget: the arguments are never shared (%v)", why)
-		}
-		c.table.Forget(flight.Key{Text: r.v.keyed, Args: key})
 	}
 	return nil
 }

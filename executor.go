@@ -27,7 +27,8 @@ type read struct {
 	args      []driver.NamedValue
 	v         *verdict      // of the query
 	hash      uint64        // of what the key tells of the arguments
-	came      time.Time     // when it followed a flight first
+	large     *flight.Large // what it has samples of, or nil
+	came      time.Duration // when it followed a flight first, see monotonic
 	took      time.Duration // its last execution
 
 	f *flight.Flight[*result] // that it is for
@@ -50,6 +51,14 @@ func (r *read) takeCancel() context.CancelFunc {
 		return func() {}
 	}
 	return r.f.TakeCancel()
+}
+
+// done ends the use of the caller's arguments for a key.
+func (r *read) done() {
+	if r.large != nil {
+		r.large.Done()
+		r.large = nil
+	}
 }
 
 // bypassError is the outcome of a flight whose callers must run the read
@@ -227,9 +236,16 @@ func (e *poolExecutor) execute(ctx context.Context, r *read) (*result, error) {
 }
 
 func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
-	began := time.Now()
+	var began time.Duration
+	idle := e.db.idle.Load() > 0
+	if !idle {
+		began = monotonic()
+	}
 	l, err := e.db.borrow(ctx)
 	if err != nil {
+		if idle { // others have come first
+			began = monotonic()
+		}
 		return nil, failedDial(ctx, began, err)
 	}
 	again, renewed := false, 0 // has run again: after a failure, with a new plan
@@ -246,20 +262,22 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 			}
 			l.bad = true
 			l.release()
+			began = monotonic()
 			if l, err = e.db.borrow(ctx); err != nil {
 				return nil, failedDial(ctx, began, err)
 			}
 		}
 		described = described || l.describes(r)
-		sent := time.Now()
-		if l.canceller != nil {
-			l.canceller.patient.Store(!r.inline)
+		sent := monotonic()
+		patient := l.canceller != nil && !r.inline
+		if patient {
+			l.canceller.patient.Store(true)
 		}
 		res, err := e.attempt(ctx, l, r)
-		if l.canceller != nil {
+		if patient {
 			l.canceller.patient.Store(false) // for live rows, and what is done before the next read
 		}
-		r.took = time.Since(sent)
+		r.took = monotonic() - sent
 		if res != nil && res.live != nil {
 			res.live.cancel = r.takeCancel()
 			res.live.done = func() {
@@ -337,7 +355,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 		// connection that answers.
 		again, described = true, false
 		e.retries.Add(1)
-		began = time.Now()
+		began = monotonic()
 		if l, err = e.db.borrowAlive(ctx); err != nil {
 			var last *pgconn.PgError
 			if lost && ctx.Err() == nil && (errors.As(failure, &last) || errors.Is(err, driver.ErrBadConn)) {
@@ -457,12 +475,15 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 	if why != ReasonNone {
 		return nil, why, nil
 	}
+	if r.large != nil {
+		defer r.done()
+	}
 	var res *result
 	var err error
 	if leader {
 		res, err = c.lead(ctx, f, r)
 	} else {
-		r.came = time.Now()
+		r.came = monotonic()
 		res, err = f.Wait(ctx)
 	}
 	if err != nil {
@@ -495,9 +516,16 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 // one.
 func (c *Connector) enter(ctx context.Context, mode Mode, r *read, again bool) (f *flight.Flight[*result], leader bool, why Reason) {
 	buf := keyBuffers.Get().(*[]byte)
-	key, why := appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args, again && r.converted)
+	r.done()
+	how := keying{asIs: again && r.converted}
+	var large [][]byte
+	if c.cfg.Window <= 0 && !r.v.similar.Load() { // else keys outlive their callers, or meet others
+		how.large = &large
+	}
+	key, why := how.appendKey((*buf)[:0], r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args)
 	if why == reasonConvert {
-		key, why = c.convertedKey(ctx, key[:0], r)
+		large = nil
+		key, why = c.convertedKey(ctx, key[:0], r, how)
 	}
 	if why != ReasonNone {
 		keyBuffers.Put(buf)
@@ -513,22 +541,32 @@ func (c *Connector) enter(ctx context.Context, mode Mode, r *read, again bool) (
 	if text == "" { // too long to be kept with its verdict
 		text = r.query
 	}
+	if large != nil {
+		r.large = &flight.Large{Parts: large, Digest: digestOf}
+	}
 	if again {
-		f, leader = c.table.Again(flight.Key{Text: text, Args: key}, mode.rule())
+		f, leader = c.table.Again(flight.Key{Text: text, Args: key, Large: r.large}, mode.rule())
 	} else {
-		f, leader = c.table.Enter(flight.Key{Text: text, Args: key}, mode.rule())
+		f, leader = c.table.Enter(flight.Key{Text: text, Args: key, Large: r.large}, mode.rule())
+	}
+	if r.large != nil && r.large.Met {
+		r.v.similar.Store(true)
 	}
 	*buf = key
 	keyBuffers.Put(buf)
 	return f, leader, ReasonNone
 }
 
+// monotonic tells the time, by half the clocks that time.Now looks at: a look takes as
+// long as a lock.
+func monotonic() time.Duration { return time.Since(processStart) }
+
 // dialError is the outcome of a flight for which no connection could be opened. Only
 // its leader gets the error: with pgx, too, each caller that opens a connection has
 // his own.
 type dialError struct {
-	err   error     // a caller sees this one
-	began time.Time // when the connection was asked for
+	err   error         // a caller sees this one
+	began time.Duration // when the connection was asked for, see monotonic
 }
 
 func (e *dialError) Error() string { return e.err.Error() }
@@ -537,7 +575,7 @@ func (e *dialError) Unwrap() error { return e.err }
 // failedDial returns the outcome of a flight that was asked for a connection at began,
 // and has err. What is no failure of the dial is everybody's: a context that has ended,
 // and what says that flights cannot be guarded here.
-func failedDial(ctx context.Context, began time.Time, err error) error {
+func failedDial(ctx context.Context, began time.Duration, err error) error {
 	if _, bypass := err.(bypassError); bypass || ctx.Err() != nil || err == flight.ErrGoexit {
 		return err
 	}
@@ -562,7 +600,7 @@ func (c *Connector) flyAgain(ctx context.Context, mode Mode, r *read, leader boo
 			return nil, failed.err
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case failed.began.After(r.came) && time.Since(r.came) > dialPatience:
+		case failed.began > r.came && monotonic()-r.came > dialPatience:
 			return nil, failed.err
 		}
 		var f *flight.Flight[*result]
@@ -579,11 +617,12 @@ func (c *Connector) flyAgain(ctx context.Context, mode Mode, r *read, leader boo
 }
 
 // convertedKey is appendKey for a read whose arguments need conversion first.
-func (c *Connector) convertedKey(ctx context.Context, key []byte, r *read) ([]byte, Reason) {
+func (c *Connector) convertedKey(ctx context.Context, key []byte, r *read, how keying) ([]byte, Reason) {
 	if c.source.config != nil && !c.convert(ctx, r) {
 		return key, ReasonArgument
 	}
-	key, why := appendKey(key, r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args, true)
+	how.asIs = true
+	key, why := how.appendKey(key, r.via, partitionOf(ctx, c.cfg.PartitionKey), r.args)
 	if why == reasonConvert {
 		why = ReasonArgument
 	}

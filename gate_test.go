@@ -392,8 +392,8 @@ func gateParts(g *gate) {
 		{"five types", []any{int64(1 << 40), "some text", true, time.Unix(1, 2), 1.5}},
 	} {
 		named := namedValues(k.args)
-		buf, _ = appendKey(buf[:0], viaQuery, "", named, false)
-		g.check("key of "+k.name, spentBy(&off, ops, repeat(func() { buf, _ = appendKey(buf[:0], viaQuery, "", named, false) })))
+		buf, _ = new(keying).appendKey(buf[:0], viaQuery, "", named)
+		g.check("key of "+k.name, spentBy(&off, ops, repeat(func() { buf, _ = new(keying).appendKey(buf[:0], viaQuery, "", named) })))
 	}
 
 	table := flight.New[gateValue](new(flight.Epoch), flight.Options{Width: 2})

@@ -191,7 +191,7 @@ func TestKey_Endless(t *testing.T) {
 		struct{ F func() }{},
 		new(any),
 	} {
-		if b, why := appendKey(nil, viaQuery, "", namedValues([]any{v}), false); why == ReasonNone || len(b) > 1<<10 {
+		if b, why := new(keying).appendKey(nil, viaQuery, "", namedValues([]any{v})); why == ReasonNone || len(b) > 1<<10 {
 			t.Errorf("%T: %v, a key of %d bytes; want that it bypasses", v, why, len(b))
 		}
 	}
@@ -201,12 +201,12 @@ func TestKey_Endless(t *testing.T) {
 		[][]byte{make([]byte, 64<<20)},
 		new([32 << 20]int16),
 	} {
-		b, why := appendKey(nil, viaQuery, "", namedValues([]any{v}), false)
+		b, why := new(keying).appendKey(nil, viaQuery, "", namedValues([]any{v}))
 		if why != ReasonArgument || cap(b) > 8*maxKeyArgs {
 			t.Errorf("%T: %v, a key of %d bytes; want ReasonArgument before it is encoded", v, why, cap(b))
 		}
 	}
-	if _, why := appendKey(nil, viaQuery, strings.Repeat("p", 2*maxKeyArgs), nil, false); why != ReasonArgument {
+	if _, why := new(keying).appendKey(nil, viaQuery, strings.Repeat("p", 2*maxKeyArgs), nil); why != ReasonArgument {
 		t.Errorf("a partition of 2 MiB: %v; want ReasonArgument: its key is cut short", why)
 	}
 }
@@ -310,7 +310,7 @@ func TestKey_Tricks(t *testing.T) {
 	for _, via := range []byte{viaQuery, viaStmt} {
 		for _, partition := range []string{"", "a", "a\x00", string([]byte{0, 1}), string([]byte{1, tagNil})} {
 			for _, args := range [][]any{nil, {nil}, {"a"}, {"", "a"}} {
-				k, _ := appendKey(nil, via, partition, namedValues(args), false)
+				k, _ := new(keying).appendKey(nil, via, partition, namedValues(args))
 				if parts[string(k)] {
 					t.Errorf("via %d, partition %q, %v: a key that was there before", via, partition, args)
 				}

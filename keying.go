@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"math"
+	"math/bits"
 	"reflect"
 	"slices"
 	"sync"
@@ -75,12 +76,46 @@ func appendSHA(b, data []byte) []byte {
 
 // appendLarge appends an argument's bytes behind their length, or their digest. There
 // are no more than maxKeyArgs.
-func appendLarge(b, data []byte) []byte {
+func (k *keying) appendLarge(b, data []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(data)))
-	if len(data) > maxPlain {
+	switch {
+	case len(data) <= maxPlain:
+		return append(b, data...)
+	case k.large == nil:
 		return appendDigest(b, data)
 	}
-	return append(b, data...)
+	*k.large = append(*k.large, data)
+	return appendSample(b, data)
+}
+
+// appendSample appends a little of data, so that most that differ do so there: both
+// ends, and words from places that nobody knows.
+func appendSample(b, data []byte) []byte {
+	const end, word = 32, 8
+	b = append(b, data[:end]...)
+	for _, secret := range samples() {
+		at, _ := bits.Mul64(secret, uint64(len(data)-word))
+		b = append(b, data[at:at+word]...)
+	}
+	return append(b, data[len(data)-end:]...)
+}
+
+var samples = sync.OnceValue(func() (secrets [8]uint64) {
+	for i := range secrets {
+		var b [8]byte
+		_, _ = rand.Read(b[:])
+		secrets[i] = binary.LittleEndian.Uint64(b[:])
+	}
+	return secrets
+})
+
+// digestOf is what decides whether arguments are the same of which keys have samples.
+func digestOf(large [][]byte) string {
+	var b []byte
+	for _, data := range large {
+		b = appendDigest(b, data)
+	}
+	return string(b)
 }
 
 // Tags of the types that have an encoding of their own. Every other type gets
@@ -120,11 +155,16 @@ const (
 	viaPrepare // the flight prepares the text and yields its shape
 )
 
+// keying is how a key is made.
+type keying struct {
+	asIs  bool      // takes Valuers that hold nothing but bytes, such as UUIDs, for what they hold
+	large *[][]byte // or nil: takes what is long, of which the key has samples then
+}
+
 // appendKey appends everything of the flight key but the SQL text. It returns
 // a Reason other than ReasonNone if an argument cannot be part of a key: reasonConvert
-// if it can when it has been converted. asIs takes Valuers that hold nothing but
-// bytes, such as UUIDs, for what they hold.
-func appendKey(b []byte, via byte, partition string, args []driver.NamedValue, asIs bool) ([]byte, Reason) {
+// if it can when it has been converted.
+func (k *keying) appendKey(b []byte, via byte, partition string, args []driver.NamedValue) ([]byte, Reason) {
 	start := len(b)
 	b = append(b, via)
 	b = appendString(b, partition)
@@ -132,7 +172,7 @@ func appendKey(b []byte, via byte, partition string, args []driver.NamedValue, a
 	for i := range args {
 		b = appendString(b, args[i].Name)
 		var why Reason
-		if b, why = appendValue(b, args[i].Value, asIs); why != ReasonNone {
+		if b, why = k.appendValue(b, args[i].Value); why != ReasonNone {
 			return b, why
 		}
 		if len(b) > maxKeyArgs {
@@ -160,7 +200,7 @@ func appendBounded[T string | []byte](b []byte, s T) []byte {
 	return append(b, s[:min(len(s), maxKeyArgs+1)]...)
 }
 
-func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
+func (k *keying) appendValue(b []byte, v any) ([]byte, Reason) {
 	switch v := v.(type) {
 	case nil:
 		return append(b, tagNil), ReasonNone
@@ -197,7 +237,7 @@ func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
 		if len(v) > maxKeyArgs {
 			return b, ReasonArgument
 		}
-		return appendLarge(append(b, tagString), unsafe.Slice(unsafe.StringData(v), len(v))), ReasonNone
+		return k.appendLarge(append(b, tagString), unsafe.Slice(unsafe.StringData(v), len(v))), ReasonNone
 	case []byte:
 		if v == nil { // NULL to pgx; an empty slice is not
 			return append(b, tagBytesNil), ReasonNone
@@ -205,14 +245,14 @@ func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
 		if len(v) > maxKeyArgs {
 			return b, ReasonArgument
 		}
-		return appendLarge(append(b, tagBytes), v), ReasonNone
+		return k.appendLarge(append(b, tagBytes), v), ReasonNone
 	case time.Time:
 		return appendTime(append(b, tagTime), v), ReasonNone
 	case converted:
 		if v.err != nil {
 			return b, ReasonArgument
 		}
-		return appendValue(append(b, tagValue), v.value, asIs)
+		return k.appendValue(append(b, tagValue), v.value)
 
 	case pgx.QueryExecMode:
 		return binary.BigEndian.AppendUint32(append(b, tagExecMode), uint32(v)), ReasonNone
@@ -232,7 +272,7 @@ func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
 	}
 	p := planOf(reflect.TypeOf(v))
 	switch {
-	case p.convert != convertNever && !(asIs && p.plain):
+	case p.convert != convertNever && !(k.asIs && p.plain):
 		return b, reasonConvert
 	case p.why != ReasonNone:
 		return b, p.why
@@ -244,7 +284,7 @@ func appendValue(b []byte, v any, asIs bool) ([]byte, Reason) {
 		if len(data) > maxKeyArgs {
 			return b, ReasonArgument
 		}
-		return appendLarge(append(b, 1), data), ReasonNone
+		return k.appendLarge(append(b, 1), data), ReasonNone
 	}
 	return p.encode(b, rv), ReasonNone
 }

@@ -37,9 +37,9 @@ func keyAndArgs(args ...any) (string, Reason, []driver.NamedValue) {
 	r := &read{via: viaQuery, args: namedValues(args), v: new(verdict)}
 	oids := slices.Repeat([]uint32{pgtype.TextArrayOID}, len(args))
 	r.v.params.Store(&oids)
-	b, why := appendKey(nil, r.via, "", r.args, false)
+	b, why := new(keying).appendKey(nil, r.via, "", r.args)
 	if why == reasonConvert {
-		b, why = c.convertedKey(context.Background(), nil, r)
+		b, why = c.convertedKey(context.Background(), nil, r, keying{})
 	}
 	return string(b), why, r.args
 }
@@ -272,7 +272,7 @@ func TestKey_Different(t *testing.T) {
 			t.Errorf("%s: another key the second time", name)
 		}
 		_, _, sent := keyAndArgs(args...)
-		c, why := appendKey(nil, viaQuery, "", copyArgs(sent), false)
+		c, why := new(keying).appendKey(nil, viaQuery, "", copyArgs(sent))
 		if string(c) != k || why != ReasonNone {
 			t.Errorf("%s: its copy has another key", name)
 		}
@@ -312,7 +312,7 @@ func TestKey_Parts(t *testing.T) {
 	for _, via := range []byte{viaQuery, viaStmt, viaPrepare} {
 		for _, partition := range []string{"", "a", "b"} {
 			for _, name := range []string{"", "n"} {
-				k, _ := appendKey(nil, via, partition, []driver.NamedValue{{Name: name, Value: "x"}}, false)
+				k, _ := new(keying).appendKey(nil, via, partition, []driver.NamedValue{{Name: name, Value: "x"}})
 				if seen[string(k)] {
 					t.Errorf("via %d, partition %q, name %q: a key that is taken", via, partition, name)
 				}
@@ -343,8 +343,8 @@ func TestKey_Crafted(t *testing.T) {
 		},
 		{"Partition", namedValues([]any{"\x00"}), nil, "\x01\x00" + string(rune(tagString)) + "\x01"},
 	} {
-		a, why1 := appendKey(nil, viaQuery, "", tc.args1, false)
-		b, why2 := appendKey(nil, viaQuery, tc.partition2, tc.args2, false)
+		a, why1 := new(keying).appendKey(nil, viaQuery, "", tc.args1)
+		b, why2 := new(keying).appendKey(nil, viaQuery, tc.partition2, tc.args2)
 		if why1 != ReasonNone || why2 != ReasonNone {
 			t.Errorf("%s: %v, %v; want keys", tc.name, why1, why2)
 		}
@@ -433,7 +433,7 @@ func TestCopyArgs(t *testing.T) {
 	if now, _ := keyOf(t, args...); now == before {
 		t.Fatal("the test overwrote nothing")
 	}
-	after, _ := appendKey(nil, viaQuery, "", c, false)
+	after, _ := new(keying).appendKey(nil, viaQuery, "", c)
 	if string(after) != before {
 		t.Error("the copies changed with their originals")
 	}
@@ -538,7 +538,7 @@ func FuzzKey(f *testing.F) {
 		if same := reflect.DeepEqual(x, y); same != (kx == ky) {
 			t.Errorf("%#v and %#v: same key = %v; want %v", x, y, kx == ky, same)
 		}
-		c, _ := appendKey(nil, viaQuery, "", copyArgs(namedValues(x)), false)
+		c, _ := new(keying).appendKey(nil, viaQuery, "", copyArgs(namedValues(x)))
 		if string(c) != kx {
 			t.Errorf("%#v: its copy has another key", x)
 		}
@@ -631,7 +631,7 @@ func BenchmarkKey(b *testing.B) {
 			var buf []byte
 			b.ReportAllocs()
 			for b.Loop() {
-				buf, _ = appendKey(buf[:0], viaQuery, "", named, false)
+				buf, _ = new(keying).appendKey(buf[:0], viaQuery, "", named)
 			}
 		})
 	}

@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -113,7 +115,7 @@ func TestKey_Large(t *testing.T) {
 			whole, _ := keyOf(t, many...)
 			for _, via := range []byte{viaQuery, viaStmt, viaPrepare} {
 				for _, partition := range []string{"", whole, whole[1:], whole[2:]} {
-					key, why := appendKey(nil, via, partition, nil, false)
+					key, why := new(keying).appendKey(nil, via, partition, nil)
 					if why != ReasonNone || seen[string(key)] != "" {
 						t.Errorf("via %d, partition %q: %v, the key of %s", via, partition, why, seen[string(key)])
 					}
@@ -321,5 +323,71 @@ func TestLarge_AreTheCallers(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestLargeArguments: callers of a text whose large arguments differ in a byte that no
+// key has a sample of, and who use their memory again as soon as their calls return, get
+// what they asked for.
+func TestLargeArguments(t *testing.T) {
+	docs := [2][]byte{bytes.Repeat([]byte("x"), 10_000), nil}
+	key := func(doc []byte) string {
+		var large [][]byte
+		k := keying{large: &large}
+		b, why := k.appendKey(nil, viaQuery, "", namedValues([]any{doc}))
+		if why != ReasonNone || len(large) != 1 || len(b) > maxPlain {
+			t.Fatalf("a key of %d bytes, %d large parts, %v", len(b), len(large), why)
+		}
+		return string(b)
+	}
+	for at := range 10_000 {
+		docs[1] = bytes.Clone(docs[0])
+		if docs[1][at] = 'y'; key(docs[0]) == key(docs[1]) {
+			break
+		}
+	}
+	if key(docs[0]) != key(docs[1]) || bytes.Equal(docs[0], docs[1]) {
+		t.Fatal("each byte is in the sample")
+	}
+	dsn := pgtest.Database(t)
+	for _, executor := range []Executor{ExecutorGeneric, ExecutorAuto} {
+		t.Run(executor.String(), func(t *testing.T) {
+			db, err := OpenDB(dsn, Config{Executor: executor})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			const text = "SELECT md5($1::bytea), md5($2::text)"
+			similar := func() bool {
+				c, _ := connectorOf(db)
+				return c.verdicts.get(text, c.peek(t.Context())).similar.Load()
+			}
+			eventually(t, "arguments that are similar to be met, and shared ones", func() bool {
+				var callers sync.WaitGroup
+				for i := range 8 {
+					callers.Go(func() {
+						memory := make([]byte, 10_000)
+						for n := range 20 {
+							doc := docs[(i+n/4)%2]
+							copy(memory, doc)
+							want := fmt.Sprintf("%x", md5.Sum(doc))
+							ctx, cancel := context.WithCancel(t.Context())
+							if n%5 == 4 {
+								time.AfterFunc(100*time.Microsecond, cancel)
+							}
+							var a, b string
+							err := db.QueryRowContext(ctx, text, memory, string(doc)).Scan(&a, &b)
+							clear(memory)
+							cancel()
+							if err == nil && (a != want || b != want) || err != nil && n%5 != 4 {
+								t.Errorf("got %s, %s, %v; want %s", a, b, err, want)
+							}
+						}
+					})
+				}
+				callers.Wait()
+				return similar() && ReadStats(db).Joins > 0
+			})
+		})
 	}
 }

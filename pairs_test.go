@@ -320,9 +320,9 @@ func (s *argSide) of(mode pgx.QueryExecMode, text string, oids []uint32, args []
 			}
 		}()
 		c := s.connectors[mode]
-		key, o.why = appendKey(nil, r.via, "", r.args, false)
+		key, o.why = new(keying).appendKey(nil, r.via, "", r.args)
 		if o.why == reasonConvert {
-			key, o.why = c.convertedKey(context.Background(), key[:0], r)
+			key, o.why = c.convertedKey(context.Background(), key[:0], r, keying{})
 		}
 	}()
 	o.key = string(key)
@@ -351,7 +351,7 @@ func (s *argSide) of(mode pgx.QueryExecMode, text string, oids []uint32, args []
 // copied checks a copy of the arguments, while their owner does as he likes.
 func (s *argSide) copied(o *outcome, mode pgx.QueryExecMode, oids []uint32, owners []any, again func() []any) {
 	c := copyArgs(namedValues(o.args))
-	if key, why := appendKey(nil, viaQuery, "", c, false); string(key) != o.key || why != ReasonNone {
+	if key, why := new(keying).appendKey(nil, viaQuery, "", c); string(key) != o.key || why != ReasonNone {
 		o.found = append(o.found, fmt.Sprintf("the copy has another key: %q, %v", key, why))
 	}
 	values := make([]any, len(c))

@@ -496,7 +496,7 @@ func (l *pipelineLaunch) outcome() (*result, error) {
 		return nil, why
 	case errors.As(err, &dial):
 		l.buf.discard()
-		return nil, &dialError{dial.Err, dial.Began}
+		return nil, &dialError{dial.Err, dial.Began.Sub(processStart)}
 	case errors.Is(err, pipeline.ErrAbandoned):
 		l.buf.discard()
 		return nil, flight.ErrAbandoned

@@ -301,6 +301,7 @@ type verdict struct {
 
 	flown    atomic.Bool   // a flight has landed that the guard did not stop
 	refused  atomic.Bool   // the guard has stopped it
+	similar  atomic.Bool   // large arguments had the same samples, and were others
 	numInput atomic.Int32  // of the prepared statement; shapeUnknown until known
 	open     *atomic.Int32 // how many sql.Stmt of the text are; the same for its next verdict
 	avoid    atomic.Int64  // Unix nanoseconds until which the text bypasses

@@ -145,6 +145,8 @@ func (e *Epoch) Now() uint64 { return e.n.Load() }
 type Key struct {
 	Text string // kept by reference
 	Args []byte // copied when a flight is made
+
+	Large *Large // or nil: there is nothing that is too long for Args
 }
 
 // shardCount bounds how many callers of different keys can meet on one lock.
@@ -212,6 +214,8 @@ type slot[V Value] struct {
 	args []byte
 	home *entry[V] // that it is part of
 
+	large *Large // of who made it, or nil
+
 	running int
 	newest  *Flight[V]
 	pending *Flight[V]
@@ -243,7 +247,10 @@ func (s *shard[V]) entryLocked(h uint64, k Key) *entry[V] {
 	} else {
 		e = new(entry[V])
 	}
-	e.slot = slot[V]{hash: h, text: k.Text, args: append(args, k.Args...), home: e}
+	e.slot = slot[V]{hash: h, text: k.Text, args: append(args, k.Args...), home: e, large: k.Large}
+	if k.Large != nil {
+		k.Large.shard, k.Large.slotted = &s.mu, true
+	}
 	return e
 }
 
@@ -284,6 +291,8 @@ type Flight[V Value] struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // nil when taken over by the Runner
 	keep    *keeping[V]             // while kept
+
+	atOnce bool // cleared when it was made; its leader's
 
 	// done is closed when the flight has landed. It is made, under s.mu, by who
 	// first has to wait: a leader that runs its flight itself does not.
@@ -395,6 +404,7 @@ func (s *shard[V]) leadLocked(t *Table[V], sl *slot[V], f *Flight[V], count uint
 	s.stats.Flying++
 	s.stats.Waiting++
 	if sl.running < t.opts.Width {
+		f.atOnce = true
 		f.clearLocked()
 	} else {
 		sl.pending = f
@@ -463,11 +473,8 @@ func (f *Flight[V]) Launch(ctx context.Context, run Runner[V]) {
 // does one that an earlier flight of the key keeps from running yet. Only the
 // leader calls it, once.
 func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
-	f.s.mu.Lock()
-	cleared := f.cleared
-	f.s.mu.Unlock()
-	// A flight that is not cleared now may be so in a moment: Launch sees.
-	if cleared {
+	// A flight that was not cleared may be so by now: Launch sees.
+	if f.atOnce {
 		v, panicked, err, landed := f.inline(ctx, run)
 		if panicked != nil {
 			panic(panicked)
@@ -771,11 +778,21 @@ func (t *Table[V]) Keys() int {
 	return n
 }
 
+// findLocked returns the slot of a key. It may let go of the lock for as long as it takes
+// to digest what is large: then what it returns is as of the end.
 func (s *shard[V]) findLocked(h uint64, k Key) *slot[V] {
-	for sl := s.slots[h]; sl != nil; sl = sl.next {
+	for sl := s.slots[h]; sl != nil; {
 		if sl.text == k.Text && string(sl.args) == string(k.Args) {
-			return sl
+			switch sl.large.compareLocked(k.Large) {
+			case same:
+				return sl
+			case unknown:
+				s.decide(sl.large, k.Large)
+				sl = s.slots[h] // what has come and gone meanwhile
+				continue
+			}
 		}
+		sl = sl.next
 	}
 	return nil
 }
@@ -784,6 +801,9 @@ func (s *shard[V]) findLocked(h uint64, k Key) *slot[V] {
 func (s *shard[V]) dropIfEmptyLocked(sl *slot[V]) bool {
 	if sl.running > 0 || sl.newest != nil || sl.pending != nil || sl.kept != nil {
 		return false
+	}
+	if sl.large != nil {
+		sl.large.slotted = false
 	}
 	first := s.slots[sl.hash]
 	if first == sl {

@@ -74,7 +74,7 @@ var mutants = []schedule.Mutant{
 	{
 		Name:  "LeadersDoNotWaitTheirTurn",
 		File:  "flight.go",
-		Edits: [][2]string{{"\tif cleared {\n\t\tv, p", "\t{\n\t\tv, p"}, {"\tcleared := f.cleared\n\tf.s.mu.Unlock()\n\t// A", "\tf.s.mu.Unlock()\n\t// A"}},
+		Edits: [][2]string{{"\tif f.atOnce {\n\t\tv, p", "\t{\n\t\tv, p"}},
 		Want:  []string{atMostWidth},
 	},
 	{
