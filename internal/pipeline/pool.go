@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"runtime"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,6 +59,7 @@ type Pool struct {
 	tickAt     time.Time
 	ticker     *time.Timer
 	aging      bool
+	agesAt     time.Time
 	ager       *time.Timer
 
 	stats counters
@@ -484,7 +486,7 @@ func (p *Pool) release(k *conn) {
 		p.releasedAt = now
 		p.answeredLocked(k, now)
 		p.vacateLocked(k)
-		if k.retired || p.closed || p.cfg.MaxLifetime > 0 && time.Since(k.opened) > p.cfg.MaxLifetime {
+		if k.retired || p.closed || p.cfg.MaxLifetime > 0 && now.Sub(k.opened) > p.cfg.MaxLifetime {
 			p.dropLocked(k)
 			p.unlock()
 			k.close()
@@ -500,7 +502,7 @@ func (p *Pool) release(k *conn) {
 				surplus = p.takeFreeLocked(min(n, len(p.free)))
 				p.growLocked()
 			}
-			p.ageLocked()
+			p.ageLocked(now, k)
 			p.unlock()
 			closeAll(surplus)
 			return
@@ -753,31 +755,51 @@ func (p *Pool) blockedLocked(st *Stmt) bool {
 	return blocked
 }
 
-// ageLocked makes somebody close connections that have been idle for too long.
-func (p *Pool) ageLocked() {
-	if p.aging || p.cfg.MaxIdleTime <= 0 {
+// ageLocked makes somebody close free connections that have been idle for too long, or
+// are too old.
+func (p *Pool) ageLocked(now time.Time, free ...*conn) {
+	next := time.Duration(math.MaxInt64)
+	for _, k := range free {
+		next = min(next, p.leftLocked(k, now))
+	}
+	at := now.Add(next)
+	if next == math.MaxInt64 || p.closed || p.aging && !at.Before(p.agesAt) {
 		return
 	}
-	p.aging = true
+	p.aging, p.agesAt = true, at
 	if p.ager == nil {
-		p.ager = p.afterFunc(p.cfg.MaxIdleTime, (*Pool).age)
+		p.ager = p.afterFunc(next, (*Pool).age)
 	} else {
-		p.ager.Reset(p.cfg.MaxIdleTime)
+		p.ager.Reset(next)
 	}
+}
+
+// leftLocked returns how long a free connection may stay.
+func (p *Pool) leftLocked(k *conn, now time.Time) time.Duration {
+	left := time.Duration(math.MaxInt64)
+	if p.cfg.MaxIdleTime > 0 {
+		left = p.cfg.MaxIdleTime - now.Sub(k.idleSince)
+	}
+	if p.cfg.MaxLifetime > 0 {
+		left = min(left, p.cfg.MaxLifetime-now.Sub(k.opened))
+	}
+	return left
 }
 
 func (p *Pool) age() {
 	now := time.Now()
 	p.lock()
 	p.aging = false
-	n := 0
-	for n < len(p.free) && now.Sub(p.free[n].idleSince) >= p.cfg.MaxIdleTime {
-		n++
-	}
-	old := p.takeFreeLocked(n)
-	if len(p.free) > 0 && !p.closed {
-		p.ageLocked()
-	}
+	var old []*conn
+	p.free = slices.DeleteFunc(p.free, func(k *conn) bool {
+		if p.leftLocked(k, now) > 0 {
+			return false
+		}
+		delete(p.conns, k)
+		old = append(old, k)
+		return true
+	})
+	p.ageLocked(now, p.free...)
 	p.unlock()
 	closeAll(old)
 }

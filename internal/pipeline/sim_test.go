@@ -909,6 +909,19 @@ func TestScript_Lanes(t *testing.T) {
 			t.Errorf("Stats = %+v; want none left", st)
 		}
 	})
+	bubble(t, "OldOnesAreClosed", func(c *Config) { c.MaxIdleTime, c.MaxLifetime, c.MaxIdle = time.Hour, 10*time.Minute, 2 }, func(t *testing.T, s *script, p *testPool) {
+		began := time.Now()
+		p.warm(t, "sleep 50ms")
+		time.Sleep(9 * time.Minute)       // the bubble's time
+		p.want(t, "s", "sleep 50ms", "s") // it is used, and young enough
+		if st := p.Stats(); st.Idle != 1 {
+			t.Errorf("Stats = %+v; want it idle", st)
+		}
+		time.Sleep(time.Until(began.Add(10*time.Minute + time.Second)))
+		if st := p.Stats(); st.Open != 0 {
+			t.Errorf("Stats = %+v; want it closed at the end of its life", st)
+		}
+	})
 }
 
 // tailedTime is what a number of connections take for the calls, each taking the
