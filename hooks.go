@@ -235,12 +235,14 @@ type keyType struct{ pkg, name string }
 // harmlessKeys are the types of keys for which contexts are asked in order to observe what
 // goes on, or to cancel it.
 var harmlessKeys = map[keyType]bool{
-	{"internal/nettrace", "TraceKey"}:                         true, // net's dialer and resolver
-	{"internal/nettrace", "LookupIPAltResolverKey"}:           true,
-	{"net/http/httptrace", "clientEventContextKey"}:           true,
-	{"go.opentelemetry.io/otel/trace", "traceContextKeyType"}: true, // the span
-	{"github.com/rs/zerolog", "ctxKey"}:                       true, // the logger
-	{reflect.TypeFor[modeKey]().PkgPath(), modeKeyName}:       true, // of WithMode
+	{"internal/nettrace", "TraceKey"}:                           true, // net's dialer and resolver
+	{"internal/nettrace", "LookupIPAltResolverKey"}:             true,
+	{"net/http/httptrace", "clientEventContextKey"}:             true,
+	{"go.opentelemetry.io/otel/trace", "traceContextKeyType"}:   true, // the span
+	{"runtime/trace", "traceContextKey"}:                        true, // its task, which says nothing
+	{"github.com/exaring/otelpgx", "metricOperationNameCtxKey"}: true, // when that ends, also where it put none
+	{"github.com/rs/zerolog", "ctxKey"}:                         true, // the logger
+	{reflect.TypeFor[modeKey]().PkgPath(), modeKeyName}:         true, // of WithMode
 }
 
 var modeKeyName = reflect.TypeFor[modeKey]().Name()
