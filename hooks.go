@@ -301,7 +301,8 @@ func asker() string {
 	for {
 		f, more := frames.Next()
 		switch {
-		case strings.HasPrefix(f.Function, "context."), strings.HasPrefix(f.Function, "runtime."):
+		case strings.HasPrefix(f.Function, "context."), strings.HasPrefix(f.Function, "runtime."),
+			strings.HasPrefix(f.Function, "github.com/jackc/puddle/"): // pgxpool's pool has contexts of its own
 		case betweenHooks(f.Function):
 			if name == "" {
 				name = f.Function // it asks itself
@@ -408,9 +409,14 @@ func (c *Connector) hookError() error {
 // could look into a context that it would not get in a flight.
 func (cn *conn) anothers(ctx context.Context) bool {
 	c := cn.c
-	if c.foreign(ctx) || cn.checkout != nil && c.foreign(cn.checkout) {
+	if cn.foreign(ctx) {
 		return true
 	}
 	return c.parted() && cn.checkout != nil && cn.checkout != ctx &&
 		partitionOf(cn.checkout, c.cfg.PartitionKey) != partitionOf(ctx, c.cfg.PartitionKey)
+}
+
+// foreign is Connector.foreign for a read on the connection.
+func (cn *conn) foreign(ctx context.Context) bool {
+	return cn.c.foreign(ctx) || cn.checkout != nil && cn.c.foreign(cn.checkout)
 }
