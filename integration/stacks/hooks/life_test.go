@@ -37,7 +37,7 @@ func TestRuntimeTrace(t *testing.T) {
 // TestValues: what callers had in their contexts goes with the connections that hooks have
 // set up by it.
 func TestValues(t *testing.T) {
-	type user struct{ name [100]byte }
+	type user struct{ _ [100]byte }
 	env := stack.New(t, stack.Flightpg)
 	env.SQL(things)
 	for _, d := range doors {

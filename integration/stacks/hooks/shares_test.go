@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -302,7 +301,8 @@ func tunnel(e *stack.Env) hooks {
 		pc.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ran.Add(1)
 			var d net.Dialer
-			return d.DialContext(ctx, "tcp", ln.Addr().String())
+			_, port, _ := net.SplitHostPort(ln.Addr().String())
+			return d.DialContext(ctx, "tcp", net.JoinHostPort("localhost", port))
 		}
 	}}
 }
@@ -352,14 +352,6 @@ func randomHost(*stack.Env) hooks {
 	}
 }
 
-// shuffled does the same by hand.
-func shuffled(*stack.Env) hooks {
-	return hooks{before: func(_ context.Context, pc *pgx.ConnConfig) error {
-		rand.Shuffle(len(pc.Fallbacks), func(i, j int) { pc.Fallbacks[i], pc.Fallbacks[j] = pc.Fallbacks[j], pc.Fallbacks[i] })
-		return nil
-	}}
-}
-
 var kinds = []kind{
 	{name: "decimal", read: readTypes, hooks: after(func(_ context.Context, conn *pgx.Conn) error { pgxdecimal.Register(conn.TypeMap()); return nil })},
 	{name: "uuid", read: readTypes, hooks: after(func(_ context.Context, conn *pgx.Conn) error { pgxuuid.Register(conn.TypeMap()); return nil })},
@@ -390,7 +382,6 @@ var kinds = []kind{
 	}},
 	{name: "IAM", asks: []string{httpKey}, hooks: iam},
 	{name: "RandomizeHostOrder", hooks: randomHost},
-	{name: "Shuffle", hooks: shuffled},
 	{name: "Tunnel", hooks: tunnel},
 	{name: "Cloud", asks: []string{httpKey}, hooks: cloud},
 	{name: "Lookup", hooks: resolve},
