@@ -43,7 +43,7 @@ type session struct {
 	settings  settings                            // of a flight session, as its hooks have left them
 	flights   bool                                // it is one
 	paths     uint64                              // Connector.paths, when it was opened
-	asked     []question                             // what the context for which it was opened, or reset last, was asked for
+	asked     []question                          // what the context for which it was opened, or reset last, was asked for
 	partition string                              // of who had it opened, or reset last
 	path      string                              // of a flight session of a partition: where it looks for names
 
