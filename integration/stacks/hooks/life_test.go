@@ -12,9 +12,11 @@ import (
 	"testing"
 	"weak"
 
+	pgxdecimal "github.com/jackc/pgx-shopspring-decimal"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/flightpg/flightpg"
 	"github.com/flightpg/flightpg/integration/stacks/internal/await"
 	"github.com/flightpg/flightpg/integration/stacks/internal/stack"
 )
@@ -159,4 +161,26 @@ func leaves(e *stack.Env, open func(hooks) *sql.DB, call func(context.Context, *
 		e.Errorf("the next caller has %v", err)
 	}
 	return err
+}
+
+// TestDecimalArgument: what a registered codec makes of a decimal cannot be seen, and what
+// decimal itself makes of it can.
+func TestDecimalArgument(t *testing.T) {
+	e := stack.New(t, stack.Flightpg)
+	e.SQL(things)
+	register := func(_ context.Context, conn *pgx.Conn) error { pgxdecimal.Register(conn.TypeMap()); return nil }
+	for name, tc := range map[string]struct {
+		h    hooks
+		want uint64
+	}{"registered": {hooks{after: register}, 1}, "plain": {hooks{after: prepare}, 0}} {
+		db := doors[0].handle(e, tc.h)
+		explained(e, db, tc.h.count())
+		var n int
+		if err := db.QueryRowContext(t.Context(), "SELECT n FROM things WHERE amount = $1", amount).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		if st := flightpg.ReadStats(db); st.Bypasses[flightpg.ReasonArgument] != tc.want || st.Flights != 1-tc.want {
+			t.Errorf("%s: %d flights, bypasses %v; want %d because of the argument", name, st.Flights, st.Bypasses, tc.want)
+		}
+	}
 }
