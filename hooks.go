@@ -240,7 +240,7 @@ var harmlessKeys = map[keyType]bool{
 	{"net/http/httptrace", "clientEventContextKey"}:             true,
 	{"go.opentelemetry.io/otel/trace", "traceContextKeyType"}:   true, // the span
 	{"runtime/trace", "traceContextKey"}:                        true, // its task, which says nothing
-	{"github.com/exaring/otelpgx", "metricOperationNameCtxKey"}: true, // when that ends, also where it put none
+	{"github.com/exaring/otelpgx", "metricOperationNameCtxKey"}: true, // its own, which it looks for also where it put none
 	{"github.com/rs/zerolog", "ctxKey"}:                         true, // the logger
 	{reflect.TypeFor[modeKey]().PkgPath(), modeKeyName}:         true, // of WithMode
 }
