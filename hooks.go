@@ -141,6 +141,11 @@ func (c *Connector) watch(ctx context.Context) context.Context {
 	return &watched{Context: ctx, c: c}
 }
 
+// prepares reports whether foreign code gets the context for which a session is used again.
+func (c *Connector) prepares() bool {
+	return !c.source.fresh || c.cfg.ResetSession != nil || c.cfg.ShouldPing != nil
+}
+
 // foreign reports whether a caller's context is one that foreign code may look into, and
 // notes that it is. Where there is no such code no context is.
 func (c *Connector) foreign(ctx context.Context) bool {
