@@ -283,6 +283,8 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 			return mode, ReasonHooks
 		}
 		return mode, ReasonSession
+	case v.wants && cn.c.cfg.PartitionKey == nil && cn.foreign(ctx):
+		return mode, ReasonHooks // not for want of the catalog: hooks would be called for nobody
 	case v.reason != ReasonNone && !(v.wants && cn.c.off.Load() != uint32(ReasonNone)):
 		return mode, v.reason
 	case cn.c.source.doors && cn.anothers(ctx):

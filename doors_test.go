@@ -523,6 +523,64 @@ func TestSuits(t *testing.T) {
 	}
 }
 
+// TestHooks_PartitionKey: a PartitionKey may ask, and nothing of flightpg's own does: what
+// hooks ask alone tells whether sessions depend on their callers.
+func TestHooks_PartitionKey(t *testing.T) {
+	dsn := pgtest.Database(t)
+	for _, d := range []struct {
+		name string
+		cfg  Config
+	}{
+		{"AfterConnect", Config{AfterConnect: func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) }}},
+		{"ResetSession", Config{ResetSession: func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) }}},
+		{"Transaction", Config{Guard: GuardTransaction, AfterConnect: func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) }}},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			asked := 0
+			var mu sync.Mutex
+			d.cfg.PartitionKey = func(ctx context.Context) string {
+				mu.Lock()
+				defer mu.Unlock()
+				asked++
+				return fmt.Sprint(ctx.Value(tenantKey{}))
+			}
+			c, err := NewConnector(dsn, d.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			db := c.OpenDB()
+			defer db.Close()
+			for tenant := range 3 {
+				ctx := WithMode(context.WithValue(t.Context(), tenantKey{}, tenant), ModeStrict)
+				var n int
+				if err := db.QueryRowContext(ctx, "SELECT $1::int", tenant).Scan(&n); err != nil || n != tenant {
+					t.Fatalf("read %d, %v; want %d", n, err, tenant)
+				}
+				if _, err := db.ExecContext(ctx, "CREATE TEMP TABLE IF NOT EXISTS mine ()"); err != nil {
+					t.Fatal(err)
+				}
+				conn, err := db.Conn(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := conn.QueryRowContext(context.Background(), "SELECT pg_backend_pid()").Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+				conn.Close()
+				if err := Forget(ctx, db, "SELECT $1::int", tenant); err != nil {
+					t.Fatal(err)
+				}
+				if v, err := Explain(ctx, db, "SELECT 1"); err != nil || !v.Coalesce {
+					t.Fatalf("Explain = %+v, %v; want that it is shared", v, err)
+				}
+			}
+			if d := c.depends.Load(); d != nil || asked == 0 {
+				t.Errorf("asked %d times; %v; want that no session depends on its caller", asked, d)
+			}
+		})
+	}
+}
+
 // TestHarmlessKeys: what is asked for in order to observe or to cancel does not count, and
 // all else does.
 func TestHarmlessKeys(t *testing.T) {

@@ -141,6 +141,11 @@ func (c *Connector) watch(ctx context.Context) context.Context {
 	return &watched{Context: ctx, c: c}
 }
 
+// prepares reports whether foreign code gets the context for which a session is used again.
+func (c *Connector) prepares() bool {
+	return !c.source.fresh || c.cfg.ResetSession != nil || c.cfg.ShouldPing != nil
+}
+
 // foreign reports whether a caller's context is one that foreign code may look into, and
 // notes that it is. Where there is no such code no context is.
 func (c *Connector) foreign(ctx context.Context) bool {
@@ -235,12 +240,14 @@ type keyType struct{ pkg, name string }
 // harmlessKeys are the types of keys for which contexts are asked in order to observe what
 // goes on, or to cancel it.
 var harmlessKeys = map[keyType]bool{
-	{"internal/nettrace", "TraceKey"}:                         true, // net's dialer and resolver
-	{"internal/nettrace", "LookupIPAltResolverKey"}:           true,
-	{"net/http/httptrace", "clientEventContextKey"}:           true,
-	{"go.opentelemetry.io/otel/trace", "traceContextKeyType"}: true, // the span
-	{"github.com/rs/zerolog", "ctxKey"}:                       true, // the logger
-	{reflect.TypeFor[modeKey]().PkgPath(), modeKeyName}:       true, // of WithMode
+	{"internal/nettrace", "TraceKey"}:                           true, // net's dialer and resolver
+	{"internal/nettrace", "LookupIPAltResolverKey"}:             true,
+	{"net/http/httptrace", "clientEventContextKey"}:             true,
+	{"go.opentelemetry.io/otel/trace", "traceContextKeyType"}:   true, // the span
+	{"runtime/trace", "traceContextKey"}:                        true, // its task, which says nothing
+	{"github.com/exaring/otelpgx", "metricOperationNameCtxKey"}: true, // its own, which it looks for also where it put none
+	{"github.com/rs/zerolog", "ctxKey"}:                         true, // the logger
+	{reflect.TypeFor[modeKey]().PkgPath(), modeKeyName}:         true, // of WithMode
 }
 
 var modeKeyName = reflect.TypeFor[modeKey]().Name()
@@ -299,7 +306,8 @@ func asker() string {
 	for {
 		f, more := frames.Next()
 		switch {
-		case strings.HasPrefix(f.Function, "context."), strings.HasPrefix(f.Function, "runtime."):
+		case strings.HasPrefix(f.Function, "context."), strings.HasPrefix(f.Function, "runtime."),
+			strings.HasPrefix(f.Function, "github.com/jackc/puddle/"): // pgxpool's pool has contexts of its own
 		case betweenHooks(f.Function):
 			if name == "" {
 				name = f.Function // it asks itself
@@ -406,9 +414,14 @@ func (c *Connector) hookError() error {
 // could look into a context that it would not get in a flight.
 func (cn *conn) anothers(ctx context.Context) bool {
 	c := cn.c
-	if c.foreign(ctx) || cn.checkout != nil && c.foreign(cn.checkout) {
+	if cn.foreign(ctx) {
 		return true
 	}
 	return c.parted() && cn.checkout != nil && cn.checkout != ctx &&
 		partitionOf(cn.checkout, c.cfg.PartitionKey) != partitionOf(ctx, c.cfg.PartitionKey)
+}
+
+// foreign is Connector.foreign for a read on the connection.
+func (cn *conn) foreign(ctx context.Context) bool {
+	return cn.c.foreign(ctx) || cn.checkout != nil && cn.c.foreign(cn.checkout)
 }

@@ -165,7 +165,10 @@ func (s *session) ResetSession(ctx context.Context) error {
 		}
 		return nil
 	}
-	using := s.c.watch(ctx)
+	using := ctx
+	if s.c.prepares() {
+		using = s.c.watch(ctx)
+	}
 	err := r.ResetSession(using)
 	now := askedOf(using)
 	if s.c.own() && (s.flights || !suits(s.asked, now, ctx)) {

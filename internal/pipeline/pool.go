@@ -2,8 +2,8 @@ package pipeline
 
 import (
 	"context"
-	"runtime"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
