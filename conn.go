@@ -293,6 +293,8 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 		return mode, Reason(cn.c.off.Load())
 	case v.refused.Load():
 		return mode, ReasonRefused
+	case cn.c.closed.Load(): // who has a sql.Conn may still use it
+		return mode, ReasonSession
 	case cn.c.cfg.MaxResult < 0:
 		return mode, ReasonOverflow
 	}

@@ -199,7 +199,7 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 		return nil, err
 	}
 	sl.session, sl.opened = dc.(*session), time.Now()
-	if p.isClosed() {
+	if p.isClosed() && p.connector.flights {
 		return nil, errPoolClosed
 	}
 	l.session, taken = sl.session, true
@@ -207,12 +207,17 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 }
 
 // slot takes a slot: one that somebody gives back, one with an idle session, or a new one.
+// A sql.Conn outlives db.Close, with pgx too: who has one still gets a session.
 func (p *pool) slot(ctx context.Context) (*puddle.Resource[*slot], error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	closing := p.closing
 	if p.isClosed() {
-		return nil, errPoolClosed
+		if p.connector.flights {
+			return nil, errPoolClosed
+		}
+		closing = nil
 	}
 	if p.places != nil {
 		select {
@@ -224,7 +229,7 @@ func (p *pool) slot(ctx context.Context) (*puddle.Resource[*slot], error) {
 				return res, nil
 			case <-ctx.Done():
 				return nil, ctx.Err()
-			case <-p.closing:
+			case <-closing:
 				return nil, errPoolClosed
 			}
 		}

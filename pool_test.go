@@ -383,6 +383,7 @@ func TestPool_Waiting(t *testing.T) {
 	bubble(t, "Closed", func(t *testing.T) {
 		b := &backends{}
 		p := b.pool(limits{open: 3, idle: 3}, nil)
+		p.connector.flights = true // the pool of sessions still serves who has a sql.Conn
 		out, idle := take(t, p), take(t, p)
 		b.dial = func(context.Context) error {
 			time.Sleep(time.Hour) // the bubble's time

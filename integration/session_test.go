@@ -7,10 +7,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg"
+	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
 // TestSessionState changes the state of one caller's session in every way that
@@ -266,4 +268,74 @@ func TestSessionComesBack(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestConnOutlivesClose: a sql.Conn that was taken before db.Close works until it is
+// closed, used before or not, and its connection goes then.
+func TestConnOutlivesClose(t *testing.T) {
+	ctx := t.Context()
+	dsn := pgtest.Database(t)
+	for _, driver := range []string{"pgx", "flightpg"} {
+		db, err := sql.Open(driver, dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var conns [2]*sql.Conn
+		for i := range conns {
+			if conns[i], err = db.Conn(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := conns[0].ExecContext(ctx, "SELECT 1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatalf("%s: Close = %v", driver, err)
+		}
+		for i, conn := range conns {
+			var one, pid int
+			if err := conn.QueryRowContext(ctx, "SELECT 1").Scan(&one); err != nil || one != 1 {
+				t.Errorf("%s, connection %d: read %d, %v; want 1", driver, i, one, err)
+			}
+			tx, err := conn.BeginTx(ctx, nil)
+			if err != nil {
+				t.Errorf("%s, connection %d: BeginTx = %v", driver, i, err)
+				continue
+			}
+			if err := tx.QueryRowContext(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+				t.Errorf("%s, connection %d: %v", driver, i, err)
+			}
+			if err := tx.Commit(); err != nil {
+				t.Errorf("%s, connection %d: Commit = %v", driver, i, err)
+			}
+			if err := conn.Close(); err != nil {
+				t.Errorf("%s, connection %d: Close = %v", driver, i, err)
+			}
+			awaitGone(t, dsn, pid)
+		}
+		if _, err := db.ExecContext(ctx, "SELECT 1"); err == nil || err.Error() != "sql: database is closed" {
+			t.Errorf("%s: Exec after Close = %v", driver, err)
+		}
+	}
+}
+
+// awaitGone waits until a backend has ended.
+func awaitGone(t *testing.T, dsn string, pid int) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for range 1000 {
+		var there bool
+		if err := conn.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid).Scan(&there); err != nil {
+			t.Fatal(err)
+		}
+		if !there {
+			return
+		}
+		time.Sleep(5 * time.Millisecond) // until the server has ended it
+	}
+	t.Errorf("backend %d is still there", pid)
 }
