@@ -182,6 +182,10 @@ func (cn *conn) stays() bool {
 	return cn.pinned || cn.locks || len(cn.doubts) > 0 || cn.c.own()
 }
 
+// lends reports whether the session stays with the connection only because sessions depend
+// on their callers. It may go to another one, who is asked for: see suits.
+func (cn *conn) lends() bool { return !cn.pinned && !cn.locks && !cn.closes && len(cn.doubts) == 0 }
+
 // unlocked asks the server whether the session holds advisory locks, if it may.
 func (cn *conn) unlocked(ctx context.Context) {
 	if !cn.locks || cn.pinned || cn.lease.pgx == nil {
@@ -509,6 +513,10 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 		cn.broken = true
 		return driver.ErrBadConn
 	}
+	if p := cn.c.sessions.db; p.anothers(p.partition(ctx), cn.lease.session) {
+		cn.broken = true
+		return driver.ErrBadConn
+	}
 	if err := cn.lease.ResetSession(ctx); err != nil {
 		return err
 	}
@@ -534,7 +542,14 @@ func (cn *conn) IsValid() bool {
 	case !cn.stays():
 		cn.detach(cn.closes)
 		return true
-	case cn.c.source.pooled, !cn.lease.IsValid(), !cn.c.sessions.park(cn):
+	case cn.c.source.pooled, !cn.lease.IsValid():
+		cn.broken = true
+		return false
+	case !cn.c.sessions.park(cn):
+		if cn.lends() {
+			cn.detach(false)
+			return true
+		}
 		cn.broken = true
 		return false
 	}

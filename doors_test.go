@@ -104,6 +104,26 @@ type tenantConn struct {
 	resets bool
 }
 
+// queryConnector prepares a connection whenever it is asked something.
+type queryConnector struct{ driver.Connector }
+
+func (c queryConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	dc, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &queryConn{dc.(*stdlib.Conn)}, nil
+}
+
+type queryConn struct{ *stdlib.Conn }
+
+func (c *queryConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if err := becomeTenant(ctx, c.Conn.Conn()); err != nil {
+		return nil, err
+	}
+	return c.Conn.QueryContext(ctx, query, args)
+}
+
 func (c *tenantConn) ResetSession(ctx context.Context) error {
 	err := c.Conn.ResetSession(ctx)
 	if err == nil && c.resets {
@@ -216,6 +236,9 @@ func doors() []door {
 		wrapping("stdlib.ResetSession", true, stdlib.OptionAfterConnect(becomeTenant), stdlib.OptionResetSession(becomeTenant)),
 		wrapping("Wrap", false),
 		wrapping("WrapResets", true),
+		{"WrapQueries", true, func(t *testing.T, dsn string, cfg Config) (*Connector, error) {
+			return Wrap(queryConnector{stdlib.GetConnector(*parse(t, dsn))}, cfg)
+		}},
 	}
 }
 
@@ -276,17 +299,22 @@ func TestDoors(t *testing.T) {
 					defer db.Close()
 					db.SetMaxIdleConns(idle)
 					db.SetMaxOpenConns(12)
-					doorRace(t, db, tenants, reads)
+					later := context.WithoutCancel
+					if d.name != "WrapQueries" { // with pgx, too, that asks the context of each query
+						later = func(context.Context) context.Context { return context.Background() }
+					}
+					doorRace(t, db, tenants, reads, later)
 					if c.depends.Load() == nil {
 						t.Error("nobody has asked who the caller is")
 					}
 					if cfg.PartitionKey == nil {
-						if st, want := ReadStats(db), uint64(2*tenants*(reads+1)); st.Bypasses[ReasonHooks] != want {
-							t.Errorf("bypasses %v; want %d because of hooks", st.Bypasses, want)
+						if st, want := ReadStats(db), uint64(2*tenants*(reads+1)); st.Bypasses[ReasonHooks]+st.Bypasses[ReasonSession] != want {
+							t.Errorf("bypasses %v; want %d because of hooks, or of a session that is kept", st.Bypasses, want)
 						}
 					} else if c.catalogs != nil {
 						joinUnderLock(t, db, admin)
 					}
+					keptSessions(t, db, tenants)
 				})
 			}
 		}
@@ -295,7 +323,7 @@ func TestDoors(t *testing.T) {
 }
 
 // doorRace makes reads of several tenants at once.
-func doorRace(t *testing.T, db *sql.DB, tenants, reads int) {
+func doorRace(t *testing.T, db *sql.DB, tenants, reads int, later func(context.Context) context.Context) {
 	t.Helper()
 	var wg sync.WaitGroup
 	var foreign, failed atomic.Int64
@@ -325,13 +353,29 @@ func doorRace(t *testing.T, db *sql.DB, tenants, reads int) {
 			}
 			defer conn.Close()
 			var got int
-			err = conn.QueryRowContext(context.Background(), "SELECT tenant FROM data").Scan(&got)
+			err = conn.QueryRowContext(later(ctx), "SELECT tenant FROM data").Scan(&got)
 			see(got, err)
 		})
 	}
 	wg.Wait()
 	if foreign.Load() != 0 {
 		t.Errorf("%d reads saw another tenant's row", foreign.Load())
+	}
+}
+
+// keptSessions has tenants change their sessions, which virtual connections then keep.
+func keptSessions(t *testing.T, db *sql.DB, tenants int) {
+	t.Helper()
+	for i := range 3 * tenants {
+		tenant := (i + 1) % tenants
+		ctx := context.WithValue(t.Context(), tenantKey{}, tenant)
+		var got int
+		if err := db.QueryRowContext(ctx, "SELECT tenant FROM data").Scan(&got); err != nil || got != tenant {
+			t.Errorf("tenant %d reads %d, %v, on a connection that may have a session of another's", tenant, got, err)
+		}
+		if _, err := db.ExecContext(ctx, "SET application_name = 'kept'"); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ func (p *primary) passOld(pc *pgx.ConnConfig) {
 // opened now.
 func (s *session) old() bool {
 	if s.flights && !s.pooled {
-		if s.c.comparesPaths() && s.paths != s.c.paths.Load() || s.c.parted() && s.c.parting.moved(s) {
+		if s.c.comparesPaths() && s.paths != s.c.paths.Load() {
 			return true
 		}
 	}

@@ -132,8 +132,9 @@ func (c *Connector) comparesPaths() bool {
 // connect from now on (ALTER ROLE, ALTER DATABASE, ALTER SYSTEM), the picture is none of
 // theirs, nor are the verdicts by it, and the sessions that are open are not like them.
 func (c *Connector) meetPath(s *session, path string) error {
+	s.path = path
 	if c.parted() {
-		return c.parting.meet(s, path)
+		return nil // see Connector.moved
 	}
 	if !c.comparesPaths() || s.pooled {
 		return nil
@@ -145,6 +146,16 @@ func (c *Connector) meetPath(s *session, path string) error {
 	}
 	c.movePaths(l)
 	return bypassError(ReasonSettings) // this dial is for a read that was judged before
+}
+
+// askPath asks a flight session where it looks for names: what it has said may not be so
+// any more.
+func (s *session) askPath(ctx context.Context) error {
+	results, err := ask(ctx, s.pgx.Conn().PgConn(), "SELECT "+schemasShown)
+	if path := cell(results, 0); err == nil && path != s.path {
+		err = s.c.meetPath(s, path)
+	}
+	return err
 }
 
 // movePaths notes that flight sessions are to look for names in other places than those

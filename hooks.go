@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // A connection is opened, and used again, for a caller, and foreign code gets to see his
@@ -132,6 +133,12 @@ func (c *Connector) own() bool {
 // parted reports whether sessions serve one partition each.
 func (c *Connector) parted() bool { return c.depends.Load() != nil && c.cfg.PartitionKey != nil }
 
+// elsewhere reports whether a hook has led a connection to another database than the
+// config's, of which the catalog says nothing.
+func (c *Connector) elsewhere(dc *stdlib.Conn) bool {
+	return c.source.config != nil && !c.source.pooled && dc.Conn().Config().Database != c.source.config.Database
+}
+
 // watch returns the context with which a connection is opened for a caller, or prepared
 // for him. One of a foreign type is passed as it is.
 func (c *Connector) watch(ctx context.Context) context.Context {
@@ -203,7 +210,7 @@ func (cn *conn) opening(ctx context.Context) context.Context {
 			return context.WithoutCancel(checkout)
 		}
 		return checkout
-	case standardContext(ctx) && checkout == ctx:
+	case equalValues(checkout, ctx):
 		return ctx
 	}
 	return &openingContext{ctx, checkout}
@@ -417,7 +424,7 @@ func (cn *conn) anothers(ctx context.Context) bool {
 	if cn.foreign(ctx) {
 		return true
 	}
-	return c.parted() && cn.checkout != nil && cn.checkout != ctx &&
+	return c.parted() && cn.checkout != nil && !equalValues(cn.checkout, ctx) &&
 		partitionOf(cn.checkout, c.cfg.PartitionKey) != partitionOf(ctx, c.cfg.PartitionKey)
 }
 

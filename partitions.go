@@ -18,59 +18,67 @@ import (
 
 // partitions are where the flight sessions of each partition look for names.
 type partitions struct {
-	mu    sync.Mutex        // guards what follows
-	paths map[string]string // by partition; see catalog.Set.Path
+	mu    sync.Mutex           // guards what follows
+	paths map[string]namesPath // by partition
+	bytes int                  // of the partitions' names
 
 	asks singleflight.Group // by partition
+}
+
+// namesPath is where sessions look for names, as catalog.Set.Path has it. It is asked anew
+// with each picture of the catalog: a schema that is created appears in it by itself.
+type namesPath struct {
+	path string
+	gen  uint64 // of the picture
 }
 
 const (
 	maxPaths = 10_000 // partitions of which that is remembered; then it is asked anew
 	maxViews = 256    // of one picture; likewise
+
+	maxPathBytes = 1 << 20 // of the partitions' names
 )
 
-// path returns where the sessions of a partition look for names, if that is known.
-func (p *partitions) path(partition string) (string, bool) {
+// path returns where the sessions of a partition look for names, if that is known for the
+// picture of that generation.
+func (p *partitions) path(partition string, gen uint64) (string, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	path, ok := p.paths[partition]
-	return path, ok
+	n, ok := p.paths[partition]
+	return n.path, ok && n.gen == gen
 }
 
-// meet notes where a new flight session looks for names. The error says that those of its
-// partition did so elsewhere until now, by which a read was judged that it is for.
-func (p *partitions) meet(s *session, path string) error {
-	if path == "" {
-		return nil
+// meet notes where a flight session looks for names, after the picture of that generation
+// was made.
+func (p *partitions) meet(s *session, gen uint64) {
+	if s.path == "" {
+		return
 	}
-	s.path = path
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old, known := p.paths[s.partition]
-	if known && old == path {
-		return nil
+	switch {
+	case known && old.gen > gen:
+		return
+	case !known && (p.paths == nil || len(p.paths) >= maxPaths || p.bytes+len(s.partition) > maxPathBytes):
+		p.paths, p.bytes = make(map[string]namesPath), 0
 	}
-	if p.paths == nil || len(p.paths) >= maxPaths {
-		p.paths = make(map[string]string)
+	if !known {
+		p.bytes += len(s.partition)
 	}
-	p.paths[strings.Clone(s.partition)] = path
-	if known {
-		return bypassError(ReasonSettings)
-	}
-	return nil
+	p.paths[strings.Clone(s.partition)] = namesPath{s.path, gen}
 }
 
-// moved reports whether the sessions of a flight session's partition look for names
-// elsewhere by now.
-func (p *partitions) moved(s *session) bool {
-	path, ok := p.path(s.partition)
-	return ok && s.path != "" && s.path != path
+// moved reports whether a flight session looks for names elsewhere than a read was judged
+// that is for it.
+func (c *Connector) moved(s *session, v *verdict) bool {
+	return c.parted() && s.path != "" && v.path != "" && v.path != s.path
 }
 
 // view returns a picture of the catalog as the sessions of a partition see it, nil if it
 // is not known where they look for names.
 func (p *partitions) view(l *loaded, partition string) *loaded {
-	path, ok := p.path(partition)
+	path, ok := p.path(partition, l.gen)
 	if !ok {
 		return nil
 	}
@@ -136,7 +144,7 @@ func (c *Connector) partView(ctx context.Context, l *loaded) *loaded {
 	asked := c.parting.asks.DoChan(partition, func() (any, error) {
 		ctx, cancel := context.WithTimeout(values, catalogTimeout)
 		defer cancel()
-		return nil, c.meetPartition(ctx)
+		return nil, c.meetPartition(ctx, l.gen)
 	})
 	wait := time.NewTimer(catalogWait)
 	defer wait.Stop()
@@ -148,8 +156,8 @@ func (c *Connector) partView(ctx context.Context, l *loaded) *loaded {
 	return c.parting.view(l, partition)
 }
 
-// meetPartition opens a flight session for the context's partition, if there is none.
-func (c *Connector) meetPartition(ctx context.Context) (err error) {
+// meetPartition asks a flight session of the context's partition where it looks for names.
+func (c *Connector) meetPartition(ctx context.Context, gen uint64) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // of a hook; nobody could in this goroutine
 			err = fmt.Errorf("flightpg: panic while a connection was opened for a partition: %v", p)
@@ -160,23 +168,16 @@ func (c *Connector) meetPartition(ctx context.Context) (err error) {
 		return err
 	}
 	defer l.release()
-	if l.path != "" {
-		return nil // it was met when it was opened
-	}
-	results, err := ask(ctx, l.pgx.Conn().PgConn(), "SELECT "+schemasShown)
-	if err != nil {
+	if err := l.askPath(ctx); err != nil {
 		l.bad = true
 		return err
 	}
-	return c.parting.meet(l.session, cell(results, 0))
+	c.parting.meet(l.session, gen)
+	return nil
 }
 
 // asksPath reports whether a flight session without another question when it is opened is
 // asked where it looks for names.
 func (c *Connector) asksPath(s *session) bool {
-	if c.parted() {
-		_, known := c.parting.path(s.partition)
-		return !s.pooled || !known
-	}
-	return !s.pooled && c.comparesPaths()
+	return !s.pooled && (c.parted() || c.comparesPaths())
 }

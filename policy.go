@@ -281,6 +281,7 @@ type verdict struct {
 	sql     string // the text
 	judged  judge.Verdict
 	gen     uint64 // of the picture of the catalog that it was judged by; 0: none
+	path    string // where names were looked for by that; "": nowhere
 	class   sqlscan.Class
 	reason  Reason // ReasonNone: a read that may be shared
 	effects effect
@@ -501,6 +502,9 @@ func (r rules) judge(sql string, by *loaded) *verdict {
 	v := &verdict{sql: sql, judged: j, gen: by.generation(), class: j.Class, reason: reasonOf(j.Result), keyed: sql}
 	v.effects, v.several = r.effects(sql, j, set)
 	v.company, v.relations = j.Company, j.Relations
+	if set != nil {
+		v.path = set.Path()
+	}
 	if set == nil && !r.noCatalog {
 		switch v.reason {
 		case ReasonCatalogUnavailable, ReasonUnknownFunction, ReasonUnknownOperator, ReasonUnknownRelation, ReasonUnknownType:

@@ -162,7 +162,8 @@ func (p *pool) take(ctx context.Context) (l *lease, err error) {
 // get takes a session, and with anew one that it opens itself. The error is
 // driver.ErrBadConn if the one that it found is no good.
 func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
-	res, err := p.slot(ctx)
+	part := p.partition(ctx) // a user's function: before anything is held
+	res, err := p.slot(ctx, part)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +180,7 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 			p.idle.Add(-1)
 		}
 		switch {
-		case anew, p.anothers(ctx, sl.session):
+		case anew, p.anothers(part, sl.session):
 			l.close()
 		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime, errors.Is(sl.session.ResetSession(ctx), driver.ErrBadConn):
 			return nil, driver.ErrBadConn
@@ -208,7 +209,7 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 
 // slot takes a slot: one that somebody gives back, one with an idle session, or a new one.
 // A sql.Conn outlives db.Close, with pgx too: who has one still gets a session.
-func (p *pool) slot(ctx context.Context) (*puddle.Resource[*slot], error) {
+func (p *pool) slot(ctx context.Context, part string) (*puddle.Resource[*slot], error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -234,23 +235,30 @@ func (p *pool) slot(ctx context.Context) (*puddle.Resource[*slot], error) {
 			}
 		}
 	}
-	res, err := p.pick(ctx)
+	res, err := p.pick(ctx, part)
 	if err != nil {
 		p.leave()
 	}
 	return res, err
 }
 
-// anothers reports whether a session serves another partition than the context's.
-func (p *pool) anothers(ctx context.Context, s *session) bool {
-	c := p.connector.c
-	return c.parted() && s.partition != partitionOf(ctx, c.cfg.PartitionKey)
+// partition returns the context's, where sessions serve one each.
+func (p *pool) partition(ctx context.Context) string {
+	if c := p.connector.c; c.parted() {
+		return partitionOf(ctx, c.cfg.PartitionKey)
+	}
+	return ""
+}
+
+// anothers reports whether a session serves another partition.
+func (p *pool) anothers(part string, s *session) bool {
+	return p.connector.c.parted() && s.partition != part
 }
 
 // pick takes one of puddle's slots: the one that was used last, where sessions serve one
 // partition each, the last one of the context's; else a new one. If there can be none,
 // that which has lain idle for longest makes room.
-func (p *pool) pick(ctx context.Context) (*puddle.Resource[*slot], error) {
+func (p *pool) pick(ctx context.Context, part string) (*puddle.Resource[*slot], error) {
 	if !p.connector.c.parted() {
 		return p.slots.Acquire(ctx)
 	}
@@ -259,7 +267,7 @@ func (p *pool) pick(ctx context.Context) (*puddle.Resource[*slot], error) {
 	idle := p.slots.AcquireAllIdle() // used last first
 	mine := slices.IndexFunc(idle, func(res *puddle.Resource[*slot]) bool {
 		s := res.Value().session
-		return s != nil && !p.anothers(ctx, s)
+		return s != nil && !p.anothers(part, s)
 	})
 	if mine < 0 && (len(idle) == 0 || p.slots.Stat().TotalResources() < p.slots.Stat().MaxResources()) {
 		defer giveBack(idle)

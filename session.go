@@ -97,8 +97,12 @@ func (sc sessionConnector) open(ctx context.Context) (driver.Conn, error) {
 
 func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	opening := sc.c.watch(ctx)
+	part := partitionOf(ctx, sc.c.cfg.PartitionKey)
 	dc, err := sc.inner.Connect(opening)
 	if sc.flights {
+		if p, ok := dc.(*stdlib.Conn); ok && err == nil && sc.c.source.doors && sc.c.elsewhere(p) {
+			sc.c.turnOff(ReasonHooks)
+		}
 		if sc.c.hooked(err); sc.c.off.Load() == uint32(ReasonHooks) {
 			if err == nil {
 				_ = dc.Close()
@@ -109,7 +113,7 @@ func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, asked: askedOf(opening), partition: partitionOf(ctx, sc.c.cfg.PartitionKey)}
+	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, asked: askedOf(opening), partition: part}
 	s.pgx, _ = dc.(*stdlib.Conn)
 	if s.pgx != nil {
 		sc.c.tellStandby(s.pgx.Conn().PgConn())
@@ -190,6 +194,9 @@ func (s *session) ResetSession(ctx context.Context) error {
 			}
 		}
 		s.settings = settingsOf(s.pgx.Conn().PgConn())
+		if err == nil && s.flights && (s.c.parted() || s.c.comparesPaths()) && s.askPath(ctx) != nil {
+			err = driver.ErrBadConn
+		}
 	}
 	return err
 }
@@ -296,6 +303,9 @@ func (s *session) idle() bool { return s.pgx != nil && s.pgx.Conn().PgConn().TxS
 // query runs a query, on a prepared statement if that is how the caller asked
 // for it or the only way the driver has.
 func (s *session) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if s.flights && s.c.source.config == nil {
+		ctx = s.c.watch(ctx) // somebody's own connection may prepare itself only now
+	}
 	if q, ok := s.dc.(driver.QueryerContext); ok && via == viaQuery {
 		s.forget(query)
 		args, err := s.convert(nil, args)
@@ -751,9 +761,11 @@ func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
 	}
 	p.mu.Lock()
 	var room *lease
+	lends := false
 	if p.wanted >= p.cap && len(p.parked) > 0 {
 		victim := p.parked[0]
 		room = victim.lease // now: its connection may be closed in the next moment, and forgets it
+		lends = victim.lends()
 		p.parked = slices.Delete(p.parked, 0, 1)
 		victim.parked, victim.evicted = false, true
 		p.wanted--
@@ -761,8 +773,10 @@ func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
 	p.wanted++
 	p.mu.Unlock()
 	if room != nil {
-		p.evictions.Add(1)
-		room.bad = true
+		if !lends {
+			p.evictions.Add(1)
+			room.bad = true
+		}
 		room.release()
 	}
 	l, err := p.db.borrow(ctx)
