@@ -164,6 +164,9 @@ func (l *loader) readBodies(words WordsFunc) {
 				fault(b.node, SystemView, w.Name, Private)
 			}
 			if w.Dotted { // x.f can call f
+				if class := Attribute(w.Name); class != Unknown {
+					fault(b.node, Dangerous, w.Name, class)
+				}
 				for _, f := range functions[w.Name] {
 					if f.takesOne() {
 						uses(b.node, f.node)
