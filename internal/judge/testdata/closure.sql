@@ -201,3 +201,6 @@ CREATE FUNCTION dot_setting() RETURNS text STABLE LANGUAGE sql AS $$SELECT ('wor
 CREATE FUNCTION dot_seed() RETURNS void STABLE LANGUAGE sql AS $$SELECT (0.5::float8).setseed$$;
 CREATE TABLE dotted (id int, version text, count int, age int, setval int, random int);
 CREATE FUNCTION dot_columns() RETURNS bigint STABLE LANGUAGE sql AS $$SELECT sum(x.count + x.age + x.setval + x.random + (x.version).length) FROM public.dotted x$$;
+
+-- A name in a body that is not decoded.
+CREATE FUNCTION by_uescape() RETURNS int STABLE LANGUAGE sql AS $$SELECT public.U&"h!0069t" UESCAPE '!' ()$$;
