@@ -204,3 +204,13 @@ CREATE FUNCTION dot_columns() RETURNS bigint STABLE LANGUAGE sql AS $$SELECT sum
 
 -- A name in a body that is not decoded.
 CREATE FUNCTION by_uescape() RETURNS int STABLE LANGUAGE sql AS $$SELECT public.U&"h!0069t" UESCAPE '!' ()$$;
+
+-- Bodies by other rules: of strings, and in a language by another name.
+CREATE FUNCTION escapes_sql() RETURNS text STABLE LANGUAGE sql SET standard_conforming_strings = off AS $$SELECT '\'' || public.hit() || 'x' -- '$$;
+CREATE FUNCTION escapes_plpgsql() RETURNS text STABLE LANGUAGE plpgsql SET search_path = public SET Standard_Conforming_Strings = 'off' AS $$
+	BEGIN RETURN '\'' || public.hit() || 'x'; -- '
+	END $$;
+CREATE FUNCTION escapes_not() RETURNS text STABLE LANGUAGE plpgsql SET search_path = public SET escape_string_warning = off AS $$ BEGIN RETURN '\'; END $$;
+CREATE LANGUAGE another HANDLER plpgsql_call_handler INLINE plpgsql_inline_handler VALIDATOR plpgsql_validator;
+CREATE FUNCTION in_another() RETURNS int STABLE LANGUAGE another AS $$ BEGIN PERFORM public.hit(); RETURN 1; END $$;
+CREATE FUNCTION reads_in_another() RETURNS int STABLE LANGUAGE another AS $$ BEGIN RETURN 1; END $$;
