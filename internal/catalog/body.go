@@ -31,7 +31,7 @@ type WordsFunc func(text string, visit func(Word) bool) bool
 // body is what a function is written in.
 type body struct {
 	node           node
-	language, text string
+	language, text string // language: what reads it, whatever it is called; "" if that is not known
 }
 
 // readBodies adds what functions reach through their bodies.
@@ -83,6 +83,9 @@ func (l *loader) readBodies(words WordsFunc) {
 		writes := func() { fault(b.node, MayWrite, names[b.node], Denied) }
 		switch b.language {
 		case "sql", "plpgsql":
+		case "": // nobody knows
+			writes()
+			continue
 		case "plsh": // (PL/Proxy wants its functions to be declared volatile)
 			fault(b.node, Elsewhere, names[b.node], Private)
 			continue
@@ -164,6 +167,9 @@ func (l *loader) readBodies(words WordsFunc) {
 				fault(b.node, SystemView, w.Name, Private)
 			}
 			if w.Dotted { // x.f can call f
+				if class := Attribute(w.Name); class != Unknown {
+					fault(b.node, Dangerous, w.Name, class)
+				}
 				for _, f := range functions[w.Name] {
 					if f.takesOne() {
 						uses(b.node, f.node)

@@ -75,6 +75,41 @@ func Function(name string) Class {
 	return builtin(name).Class
 }
 
+// Attribute returns the class of the built-in functions that x.name can call: those that
+// can take one argument. It is Unknown if there are none, or only Safe ones.
+func Attribute(name string) Class {
+	if !unaryDenied(name) {
+		return Unknown
+	}
+	switch class := Function(name); {
+	case class == Safe:
+		return Unknown
+	case class == Unknown && strings.HasPrefix(name, "binary_upgrade_"): // minor versions bring new ones
+		return Denied
+	default:
+		return class
+	}
+}
+
+// unaryDenied reports whether a built-in function called name may be one that is
+// not Safe and takes one argument. All names with the prefixes are looked up;
+// nobody gives them to columns.
+func unaryDenied(name string) bool {
+	if len(name) > 3 && name[2] == '_' {
+		switch name[:3] {
+		case "pg_", "lo_", "ts_":
+			return true
+		}
+	}
+	switch name {
+	case "nextval", "currval", "setseed", "current_setting", "txid_status", "mxid_age", "random_normal", "uuidv7",
+		"array_shuffle", "amvalidate", "brin_summarize_new_values", "gin_clean_pending_list", "interval_avg",
+		"fmgr_c_validator", "fmgr_internal_validator", "fmgr_sql_validator", "plpgsql_validator":
+		return true
+	}
+	return strings.HasPrefix(name, "binary_upgrade_")
+}
+
 // Lookup returns all that is known about the built-in functions called name.
 func Lookup(name string) Info {
 	return builtin(name)

@@ -224,6 +224,18 @@ edge(kind, oid, target_kind, target) as materialized (
     ('pg_catalog.pg_proc'::pg_catalog.regclass, 'f'), ('pg_catalog.pg_operator'::pg_catalog.regclass, 'o'),
     ('pg_catalog.pg_type'::pg_catalog.regclass, 't')) c(class, kind) on c.class operator(pg_catalog.=) d.refclassid
   where d.refobjid operator(pg_catalog.>=) 16384),
+-- what bodies are written in: a language's name can be anybody's
+language(oid, name) as materialized (
+  select l.oid, case
+    when l.oid operator(pg_catalog.=) 14 then 'sql'
+    when h.prosrc operator(pg_catalog.=) 'plpgsql_call_handler' then 'plpgsql'
+    when l.lanname operator(pg_catalog.<>) all ('{sql,plpgsql}'::pg_catalog.name[]) then l.lanname::pg_catalog.text
+    else '' end
+  from pg_catalog.pg_language l left join pg_catalog.pg_proc h on h.oid operator(pg_catalog.=) l.lanplcallfoid),
+-- functions whose bodies have strings by rules of their own
+otherwise as materialized (
+  select oid from pg_catalog.pg_proc
+  where proconfig is not null and pg_catalog.array_to_string(proconfig, ' ') operator(pg_catalog.~*) 'standard_conforming_strings='),
 schema as materialized (
   select oid, nspname from pg_catalog.pg_namespace where nspname operator(pg_catalog.!~) '^pg_(toast|temp)')
 
@@ -264,19 +276,20 @@ select 'f', p.oid::pg_catalog.text, pronamespace::pg_catalog.text, proname::pg_c
 from pg_catalog.pg_proc p join schema s on s.oid operator(pg_catalog.=) p.pronamespace
 where p.oid operator(pg_catalog.>=) 16384 or s.nspname operator(pg_catalog.<>) 'pg_catalog'
 union all
--- bodies of functions that are not declared volatile
-select 'y', p.oid::pg_catalog.text, '', l.lanname::pg_catalog.text, p.prosrc
-from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid operator(pg_catalog.=) p.prolang
+-- bodies of functions that are not declared volatile; without a language they cannot be read
+select 'y', p.oid::pg_catalog.text, '', case when p.oid operator(pg_catalog.<>) all (array(select oid from otherwise)) then l.name else '' end, p.prosrc
+from pg_catalog.pg_proc p join language l on l.oid operator(pg_catalog.=) p.prolang
 where p.oid operator(pg_catalog.>=) 16384 and p.provolatile operator(pg_catalog.<>) 'v'
   and p.prokind operator(pg_catalog.=) any ('{f,w}'::pg_catalog."char"[])
   and p.prolang operator(pg_catalog.<>) all ('{12,13}'::pg_catalog.oid[]) and p.prosrc operator(pg_catalog.<>) ''
 union all
 -- … and of those that are, with what ALTER FUNCTION calls them, but for triggers' and
 -- extensions' (of BEGIN ATOMIC the tree says whether it writes)
-select 'y', p.oid::pg_catalog.text, p.oid::pg_catalog.regprocedure::pg_catalog.text, l.lanname::pg_catalog.text, p.prosrc
-from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid operator(pg_catalog.=) p.prolang
+select 'y', p.oid::pg_catalog.text, p.oid::pg_catalog.regprocedure::pg_catalog.text,
+  case when p.oid operator(pg_catalog.<>) all (array(select oid from otherwise)) then l.name else '' end, p.prosrc
+from pg_catalog.pg_proc p join language l on l.oid operator(pg_catalog.=) p.prolang
 where p.oid operator(pg_catalog.>=) 16384 and p.provolatile operator(pg_catalog.=) 'v' and p.prokind operator(pg_catalog.=) 'f'
-  and l.lanname operator(pg_catalog.=) any ('{sql,plpgsql}'::pg_catalog.name[])
+  and l.name operator(pg_catalog.=) any ('{sql,plpgsql}'::pg_catalog.text[])
   and p.prorettype operator(pg_catalog.<>) all ('{2279,3838}'::pg_catalog.oid[])
   and not exists (
     select from pg_catalog.pg_depend d

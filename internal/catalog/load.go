@@ -326,7 +326,7 @@ func (l *loader) row(cells []string) error {
 		if in != nil {
 			l.functions = append(l.functions, namedFunction{in: in, name: name, node: nodeOf('f', oid), kind: 'a'})
 		}
-	case "y": // body of a function: its signature if it is volatile, language, text
+	case "y": // body of a function: its signature if it is volatile, language or "", text
 		if signature := cells[2]; signature != "" && l.opts.Words != nil {
 			l.volatile[nodeOf('f', oid)] = signature
 		}

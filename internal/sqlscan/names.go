@@ -418,14 +418,7 @@ func (s *scanner) attribute() {
 		return // too short for all but pg_…, lo_…, ts_…
 	}
 	name := s.nameOf(s.cur)
-	if !unaryDenied(name) {
-		return
-	}
-	switch info := catalog.Lookup(name); info.Class {
-	case catalog.Unknown:
-		if strings.HasPrefix(name, "binary_upgrade_") { // minor versions bring new ones
-			s.note(Other, DeniedFunction, s.cur)
-		}
+	switch catalog.Attribute(name) {
 	case catalog.Private:
 		s.note(PrivateRead, DeniedFunction, s.cur)
 	case catalog.NeutralWrite:
@@ -433,25 +426,6 @@ func (s *scanner) attribute() {
 	case catalog.Denied:
 		s.note(Other, DeniedFunction, s.cur)
 	}
-}
-
-// unaryDenied reports whether a built-in function called name may be one that is
-// not Safe and takes one argument. All names with the prefixes are looked up;
-// nobody gives them to columns.
-func unaryDenied(name string) bool {
-	if len(name) > 3 && name[2] == '_' {
-		switch name[:3] {
-		case "pg_", "lo_", "ts_":
-			return true
-		}
-	}
-	switch name {
-	case "nextval", "currval", "setseed", "current_setting", "txid_status", "mxid_age", "random_normal", "uuidv7",
-		"array_shuffle", "amvalidate", "brin_summarize_new_values", "gin_clean_pending_list", "interval_avg",
-		"fmgr_c_validator", "fmgr_internal_validator", "fmgr_sql_validator", "plpgsql_validator":
-		return true
-	}
-	return strings.HasPrefix(name, "binary_upgrade_")
 }
 
 // impliedOperators visits the operators behind the current key word.

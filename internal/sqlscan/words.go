@@ -28,6 +28,9 @@ func Words(text string, visit func(catalog.Word) bool) bool {
 			}
 			dotted = true
 		case tokIdent, tokQuoted, tokUQuoted:
+			if t.kind == tokUQuoted && next.kw == kwUescape { // a name that is not decoded here
+				return false
+			}
 			n := catalog.Word{Name: s.nameOf(t), Quoted: t.kind != tokIdent, Called: next.kind == tokOpen, Dotted: dotted}
 			switch {
 			case dot:

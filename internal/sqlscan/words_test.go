@@ -24,6 +24,8 @@ func TestWords(t *testing.T) {
 		{"<<outer>> v t.a%TYPE; EXIT outer WHEN x", "@<<,outer,@>>,v,t<v,t.^a,@%,type,exit,outer<exit,when<outer,x<when", true},
 		{"x = y.a OPERATOR(p.+) 1 != 2 AND (z).b", "x,@=,y,y.^a,operator(<a,p,p@+,@<>,and(,z,^b", true},
 		{"x IN (1) OR y NOT LIKE 'a' OR t.case, a*b", "x,in(<x,@=,@<>,or,y<or,not<y,like<not,@~~,@!~~,or,t<or,t.^case,a,@*,b", true},
+		{`SELECT U&"\0066"(1), U&'!0066' UESCAPE '!'`, "select,!f(<select,uescape", true},
+		{`SELECT U&"!0066" /* x */ Uescape '!' (1)`, "select", false},
 		{"SELECT 'open", "select", false},
 		{"SELECT 1x", "select", false},
 	} {

@@ -190,3 +190,27 @@ CREATE CAST (written AS numeric) WITH FUNCTION written_numeric(written);
 CREATE CAST (written AS varchar) WITH FUNCTION written_varchar(written);
 CREATE CAST (written AS timestamptz) WITH FUNCTION written_time(written);
 CREATE CAST (written AS float8) WITH FUNCTION written_float(written);
+
+-- Built-ins behind a dot in bodies; x.nextval calls it if x has no such column.
+CREATE FUNCTION dot_cast() RETURNS bigint STABLE LANGUAGE sql AS $$SELECT ('public.hits'::regclass).nextval$$;
+CREATE FUNCTION dot_argument(regclass) RETURNS bigint STABLE LANGUAGE sql AS $$SELECT ($1).nextval$$;
+CREATE FUNCTION dot_variable() RETURNS bigint STABLE LANGUAGE plpgsql AS $$ DECLARE x regclass := 'public.hits'; BEGIN RETURN (x)."nextval"; END $$;
+CREATE FUNCTION dot_table() RETURNS bigint STABLE LANGUAGE sql AS $$SELECT x.nextval FROM CAST('public.hits' AS regclass) x$$;
+CREATE FUNCTION dot_lock() RETURNS bool STABLE LANGUAGE sql AS $$SELECT (77::bigint).pg_try_advisory_lock$$;
+CREATE FUNCTION dot_setting() RETURNS text STABLE LANGUAGE sql AS $$SELECT ('work_mem'::text).current_setting$$;
+CREATE FUNCTION dot_seed() RETURNS void STABLE LANGUAGE sql AS $$SELECT (0.5::float8).setseed$$;
+CREATE TABLE dotted (id int, version text, count int, age int, setval int, random int);
+CREATE FUNCTION dot_columns() RETURNS bigint STABLE LANGUAGE sql AS $$SELECT sum(x.count + x.age + x.setval + x.random + (x.version).length) FROM public.dotted x$$;
+
+-- A name in a body that is not decoded.
+CREATE FUNCTION by_uescape() RETURNS int STABLE LANGUAGE sql AS $$SELECT public.U&"h!0069t" UESCAPE '!' ()$$;
+
+-- Bodies by other rules: of strings, and in a language by another name.
+CREATE FUNCTION escapes_sql() RETURNS text STABLE LANGUAGE sql SET standard_conforming_strings = off AS $$SELECT '\'' || public.hit() || 'x' -- '$$;
+CREATE FUNCTION escapes_plpgsql() RETURNS text STABLE LANGUAGE plpgsql SET search_path = public SET Standard_Conforming_Strings = 'off' AS $$
+	BEGIN RETURN '\'' || public.hit() || 'x'; -- '
+	END $$;
+CREATE FUNCTION escapes_not() RETURNS text STABLE LANGUAGE plpgsql SET search_path = public SET escape_string_warning = off AS $$ BEGIN RETURN '\'; END $$;
+CREATE LANGUAGE another HANDLER plpgsql_call_handler INLINE plpgsql_inline_handler VALIDATOR plpgsql_validator;
+CREATE FUNCTION in_another() RETURNS int STABLE LANGUAGE another AS $$ BEGIN PERFORM public.hit(); RETURN 1; END $$;
+CREATE FUNCTION reads_in_another() RETURNS int STABLE LANGUAGE another AS $$ BEGIN RETURN 1; END $$;
