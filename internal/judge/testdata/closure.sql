@@ -228,6 +228,9 @@ INSERT INTO has_jsoned VALUES (1, 'a');
 CREATE VIEW jsoned_view AS SELECT to_json(k) AS j FROM has_jsoned;
 CREATE VIEW jsoned_agg AS SELECT pg_catalog.jsonb_agg(h) AS j FROM has_jsoned h;
 CREATE FUNCTION jsoned_any(anyelement) RETURNS jsonb STABLE LANGUAGE sql AS 'SELECT pg_catalog.jsonb_build_array($1)';
+CREATE FUNCTION jsoned_quoted(anyelement) RETURNS json STABLE LANGUAGE sql AS 'SELECT "to_json"($1)';
+CREATE FUNCTION jsoned_atomic() RETURNS json STABLE LANGUAGE sql BEGIN ATOMIC SELECT json_agg(h) FROM has_jsoned h; END;
+CREATE AGGREGATE jsoned_user(anyelement) (SFUNC = json_agg_transfn, STYPE = internal, FINALFUNC = json_agg_finalfn);
 
 -- Casts to arrays, whose elements are what a statement names.
 CREATE TYPE listed AS ENUM ('a', 'b');
