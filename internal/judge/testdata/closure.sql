@@ -241,15 +241,15 @@ CREATE FUNCTION listed_others(listed) RETURNS listed_other[] VOLATILE LANGUAGE s
 CREATE CAST (listed AS listed_other[]) WITH FUNCTION listed_others(listed);
 CREATE FUNCTION date_listed(date) RETURNS listed[] VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN '{a}'::public.listed[] END$$;
 CREATE CAST (date AS listed[]) WITH FUNCTION date_listed(date);
-CREATE FUNCTION point_listed(point) RETURNS listed[] VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN '{a}'::public.listed[] END$$;
-CREATE CAST (point AS listed[]) WITH FUNCTION point_listed(point) AS ASSIGNMENT;
+CREATE FUNCTION lseg_listed(lseg) RETURNS listed[] VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN '{a}'::public.listed[] END$$;
+CREATE CAST (lseg AS listed[]) WITH FUNCTION lseg_listed(lseg) AS ASSIGNMENT;
 CREATE TABLE has_listed (id int, l listed);
 INSERT INTO has_listed VALUES (1, 'a');
 CREATE FUNCTION listed_body(date) RETURNS int STABLE LANGUAGE sql AS 'SELECT cardinality($1::public.listed[])';
-CREATE FUNCTION listed_assigned(point) RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE l public.listed[]; BEGIN l := $1; RETURN 1; END';
+CREATE FUNCTION listed_assigned(lseg) RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE l public.listed[]; BEGIN l := $1; RETURN 1; END';
 
 -- The type of an aggregate's state, which its first value becomes.
 CREATE DOMAIN state AS text CHECK (hit() > 0);
 CREATE FUNCTION state_step(anyelement, int) RETURNS anyelement IMMUTABLE LANGUAGE sql AS 'SELECT $1';
-CREATE FUNCTION state_end(anyelement) RETURNS text IMMUTABLE LANGUAGE sql AS $$SELECT 'x'::text$$;
+CREATE FUNCTION state_end(anyelement) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
 CREATE AGGREGATE state_agg(int) (SFUNC = state_step, STYPE = state, INITCOND = '5', FINALFUNC = state_end);
