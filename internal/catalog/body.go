@@ -119,7 +119,7 @@ func (l *loader) readBodies(words WordsFunc) {
 					uses(b.node, t.node.as('T'))
 				}
 			}
-			if w.Schema == "" && !w.Quoted {
+			if w.Schema == "" && !w.Quoted || w.Called {
 				for _, t := range grammar[w.Name] {
 					uses(b.node, t.as('T'))
 				}
@@ -127,8 +127,13 @@ func (l *loader) readBodies(words WordsFunc) {
 			for _, r := range relations[w.Name] {
 				if in == nil || r.in == in {
 					uses(b.node, r.node)
-					if row := l.rowTypeOf(*r); row.oid() != 0 && w.After != "from" && w.After != "join" {
+					row := l.rowTypeOf(*r)
+					switch {
+					case row.oid() == 0:
+					case w.After != "from" && w.After != "join":
 						uses(b.node, row.as('T'))
+					case b.language == "plpgsql": // SELECT * INTO v FROM r; v.x := …
+						uses(b.node, row.as('A'))
 					}
 				}
 			}

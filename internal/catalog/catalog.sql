@@ -105,6 +105,10 @@ edge(kind, oid, target_kind, target) as materialized (
     ('pg_catalog.pg_opfamily'::pg_catalog.regclass, 'm')) c(class, kind) on c.class operator(pg_catalog.=) d.refclassid
   where not (c.kind operator(pg_catalog.=) 'f' and d.refobjid operator(pg_catalog.=) x.oid)
   union
+  -- (JSON_OBJECT and its like do what to_json does)
+  select kind, oid, 'f', 3176
+  from tree where pg_catalog.strpos(tree, '{JSONCONSTRUCTOREXPR ') operator(pg_catalog.>) 0
+  union
   -- (pg_depend has no built-in types)
   select kind, oid, 't', m[1]::pg_catalog.oid
   from tree, pg_catalog.regexp_matches(tree, ':[a-z_]*type[a-z]* (\d+)', 'g') m
@@ -124,6 +128,10 @@ edge(kind, oid, target_kind, target) as materialized (
   from pg_catalog.pg_aggregate a,
     pg_catalog.unnest(array[aggtransfn, aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn, aggmfinalfn]::pg_catalog.oid[]) p
   where a.aggfnoid operator(pg_catalog.>=) 16384 and p operator(pg_catalog.<>) 0
+  union
+  select 'f', a.aggfnoid::pg_catalog.oid, 't', t
+  from pg_catalog.pg_aggregate a, pg_catalog.unnest(array[aggtranstype, aggmtranstype]) t
+  where a.aggfnoid operator(pg_catalog.>=) 16384 and t operator(pg_catalog.>=) 16384
   union
   select 'f', a.aggfnoid::pg_catalog.oid, 'o', a.aggsortop
   from pg_catalog.pg_aggregate a where a.aggsortop operator(pg_catalog.>=) 16384
@@ -269,7 +277,8 @@ where p.oid operator(pg_catalog.<) 16384 and exists (
   select from compared c where c.oid operator(pg_catalog.=) p.prorettype or c.oid operator(pg_catalog.=) any (p.proallargtypes))
 union all
 select 'f', p.oid::pg_catalog.text, pronamespace::pg_catalog.text, proname::pg_catalog.text,
-  pg_catalog.concat_ws(' ', pg_catalog.concat(prokind, case when proargnames is not null then 'n' end), provolatile, pronargs, pronargdefaults, provariadic,
+  pg_catalog.concat_ws(' ', pg_catalog.concat(prokind, case when proargnames is not null then 'n' end,
+      case when prolang operator(pg_catalog.<>) all ('{12,13}'::pg_catalog.oid[]) then 'l' end), provolatile, pronargs, pronargdefaults, provariadic,
     case when prolang operator(pg_catalog.=) 13 and provolatile operator(pg_catalog.<>) 'v' and prosrc operator(pg_catalog.!~) '\s'
       then prosrc else '-' end,
     prorettype, proargtypes, pg_catalog.array_to_string(proallargtypes, ' '))

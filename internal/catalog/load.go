@@ -39,7 +39,7 @@ func Load(ctx context.Context, query QueryFunc, opts Options) (*Set, error) {
 			types:   map[string]Use{},
 		},
 		schemas: map[string]*schema{},
-		rowType: map[string]node{},
+		rowType: map[string]node{}, elem: map[node]node{},
 		textual: map[string]bool{}, overloads: map[string][][]node{}, volatile: map[node]string{},
 		users:  map[node][]node{},
 		paired: paired{inBodies: map[node][]node{}},
@@ -64,10 +64,11 @@ func Load(ctx context.Context, query QueryFunc, opts Options) (*Set, error) {
 //
 //	f function   o operator   m operator family   c cast
 //	r relation that is read   t type whose values are used   T type that is converted to
-//	s syntax that looks like a function
+//	A type that is assigned to   s syntax that looks like a function
 //
 // A value of type t has been read, compared or put out; a conversion to it can
-// do more, and T stands for that.
+// do more, and T stands for that. A is for the conversions that need not be written,
+// which functions apply to what they return, take and assign.
 type node uint64
 
 func nodeOf(kind byte, oid string) node {
@@ -100,6 +101,7 @@ type loader struct {
 	columns   [][2]string     // type, list of relations
 	rowType   map[string]node // by OID of the relation
 	isRow     map[node]bool   // the values of rowType
+	elem      map[node]node   // of arrays
 	kinds     map[node]namedType
 	textual   map[string]bool // symbols of built-in operators on two texts
 
@@ -206,6 +208,21 @@ func (l *loader) uses(user, used node) {
 func (l *loader) usesType(user, used node) {
 	l.uses(user.as('t'), used.as('t'))
 	l.uses(user.as('T'), used.as('T'))
+	l.uses(user.as('A'), used.as('A'))
+}
+
+// polymorphic is assigned to where a function in a language of users takes or returns what
+// its caller says, which can be any type.
+const polymorphic = node('A') << 32
+
+func polymorphicType(oid string) bool {
+	switch oid {
+	case "2249", // record
+		"2277", "2283", "2776", "3500", "3831", "4537", // anyarray, -element, -nonarray, -enum, -range, -multirange
+		"5077", "5078", "5079", "5080", "4538": // anycompatible…
+		return true
+	}
+	return false
 }
 
 func (l *loader) fault(n node, cause Cause, object string, class Class) {
@@ -288,9 +305,9 @@ func (l *loader) row(cells []string) error {
 		}
 	case "B": // built-in function: types of arguments
 		l.overloads[name] = append(l.overloads[name], typesOf(more))
-	case "f": // function: kind and whether arguments have names, volatility, arguments, defaults, variadic, symbol of its code in C, types
+	case "f": // function: kind, whether arguments have names and its language is not C, volatility, arguments, defaults, variadic, symbol of its code in C, types
 		f := namedFunction{
-			in: in, name: name, node: nodeOf('f', oid), kind: field(0)[0], named: len(field(0)) > 1, variadic: field(4) != "0",
+			in: in, name: name, node: nodeOf('f', oid), kind: field(0)[0], named: strings.Contains(field(0)[1:], "n"), variadic: field(4) != "0",
 		}
 		f.args, _ = strconv.Atoi(field(2))
 		f.defaults, _ = strconv.Atoi(field(3))
@@ -303,6 +320,11 @@ func (l *loader) row(cells []string) error {
 		for i := 6; i < len(more); i++ {
 			if t := nodeOf('t', more[i]); t.user() {
 				l.uses(f.node, t)
+				l.uses(f.node, t.as('A'))
+			}
+			// (OUT arguments make a record, too)
+			if polymorphicType(more[i]) && strings.Contains(field(0)[1:], "l") && (i > 6 || more[i] != "2249" || len(more) == 7+f.args) {
+				l.uses(f.node, polymorphic)
 			}
 		}
 		switch {
@@ -352,6 +374,7 @@ func (l *loader) row(cells []string) error {
 			text: field(1) == "S", preferred: field(3) != "",
 		}
 		if elem := nodeOf('t', field(2)); elem.oid() != 0 {
+			l.elem[t.node] = elem
 			l.usesType(t.node, elem)
 			if t.node.user() {
 				l.uses(elem, t.node) // array_agg makes one of it
@@ -363,6 +386,7 @@ func (l *loader) row(cells []string) error {
 	case "a": // arrays of rows: type, element, type, element…
 		for i := 0; i+1 < len(more); i += 2 {
 			array, elem := nodeOf('t', more[i]), nodeOf('t', more[i+1])
+			l.elem[array] = elem
 			l.usesType(array, elem)
 			l.uses(elem, array)
 		}
@@ -472,6 +496,12 @@ func (l *loader) link() {
 		case c.pairs():
 		case c.target.user():
 			l.uses(c.target.as('T'), c.node)
+			if elem, ok := l.elem[c.target]; ok { // x::t[] names that
+				l.uses(elem.as('T'), c.node)
+			}
+			if !c.explicit {
+				l.uses(c.target.as('A'), c.node)
+			}
 		case c.source.user():
 			// It is the source that tells the statements that can use it.
 			l.uses(c.source, c.node)
@@ -490,35 +520,47 @@ func (l *loader) linkPolicies() {
 		}
 	}
 	l.guarded = map[node][]node{}
-	for _, r := range l.relations {
-		switch r.rls {
-		case secured:
-			l.guarded[r.node] = []node{r.node}
-		case exempt:
-			var by []node
-			seen := map[node]bool{r.node: true}
-			for queue := []node{r.node}; len(queue) > 0; {
-				n := queue[len(queue)-1]
-				queue = queue[:len(queue)-1]
-				for _, user := range l.users[n] {
-					if seen[user] {
-						continue
-					}
-					if seen[user] = true; invoker[user] {
-						queue = append(queue, user)
-					} else {
-						by = append(by, user)
-					}
+	linked := map[[2]node]bool{}
+	for again := true; again; {
+		again = false
+		for _, r := range l.relations {
+			switch r.rls {
+			case secured:
+				l.guarded[r.node] = []node{r.node}
+			case exempt:
+				l.guarded[r.node] = l.withRights(r.node, invoker)
+			}
+		}
+		for _, p := range l.policies {
+			for _, n := range l.guarded[p[0]] {
+				if edge := [2]node{n, p[1]}; !linked[edge] {
+					linked[edge] = true
+					l.uses(n, p[1])
+					again = again || p[1]>>32 == 'r' // which has policies, perhaps
 				}
 			}
-			l.guarded[r.node] = by
 		}
 	}
-	for _, p := range l.policies {
-		for _, n := range l.guarded[p[0]] {
-			l.uses(n, p[1])
+}
+
+// withRights returns what reads a relation with the rights of another role.
+func (l *loader) withRights(r node, invoker map[node]bool) (by []node) {
+	seen := map[node]bool{r: true}
+	for queue := []node{r}; len(queue) > 0; {
+		n := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
+		for _, user := range l.users[n] {
+			if seen[user] {
+				continue
+			}
+			if seen[user] = true; invoker[user] {
+				queue = append(queue, user)
+			} else {
+				by = append(by, user)
+			}
 		}
 	}
+	return by
 }
 
 // spread finds all that reaches a fault.

@@ -1,6 +1,9 @@
 package catalog
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // This file is about what it takes two names to reach: a cast that must be written needs
 // a value of its source and a conversion to its target; an operator or function that only
@@ -27,6 +30,21 @@ type paired struct {
 // text: quote_literal and quote_nullable of anything, text || anything, anything || text.
 var polymorphicSQL = []uint32{1285, 1290, 2003, 2004}
 
+// toJSON are the built-in functions and the syntax that use a cast to json of what they
+// are given, if there is one.
+var toJSON = []string{
+	"array_to_json", "json_agg", "json_agg_strict", "json_build_array", "json_build_object", "json_object_agg",
+	"json_object_agg_strict", "json_object_agg_unique", "json_object_agg_unique_strict", "jsonb_agg", "jsonb_agg_strict",
+	"jsonb_build_array", "jsonb_build_object", "jsonb_object_agg", "jsonb_object_agg_strict", "jsonb_object_agg_unique",
+	"jsonb_object_agg_unique_strict", "row_to_json", "to_json", "to_jsonb",
+	"json_agg_transfn", "json_agg_strict_transfn", "json_object_agg_transfn", "json_object_agg_strict_transfn",
+	"json_object_agg_unique_transfn", "json_object_agg_unique_strict_transfn", "jsonb_agg_transfn", "jsonb_agg_strict_transfn",
+	"jsonb_object_agg_transfn", "jsonb_object_agg_strict_transfn", "jsonb_object_agg_unique_transfn", "jsonb_object_agg_unique_strict_transfn",
+	"json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg", "json_query", "json_scalar", "json_serialize", "json_table", "json_value",
+}
+
+const jsonOID = 114
+
 // maxPairs is how many there are bits for. What is above is at fault by one name.
 const maxPairs = 64
 
@@ -39,6 +57,13 @@ func (l *loader) spreadPairs() {
 	l.bits, l.has, l.needs = map[node]uint64{}, map[node]uint64{}, map[node]uint64{}
 	for again := true; again; {
 		again = l.givePairs()
+		for _, c := range l.casts {
+			if f := l.faults[c.node]; f != nil && !c.explicit && c.target.user() && l.faults[polymorphic] == nil {
+				l.uses(polymorphic, c.node)
+				l.reach(polymorphic, f, false)
+				again = true
+			}
+		}
 		// Values of what is behind a type are there when that is.
 		for _, o := range l.operators {
 			if h := l.has[o.node]; h != 0 && l.behindTypes(o) {
@@ -93,6 +118,16 @@ func (l *loader) givePairs() bool {
 		switch {
 		case bit != 0:
 			l.mark(l.needs, c.target.as('T'), bit)
+			if elem, ok := l.elem[c.target]; ok { // x::t[] names that
+				l.mark(l.needs, elem.as('T'), bit)
+			}
+			if c.target.oid() == jsonOID {
+				for _, f := range l.builtins {
+					if slices.Contains(toJSON, f.name) {
+						l.mark(l.needs, f.node, bit)
+					}
+				}
+			}
 			if c.target.oid() == textOID {
 				l.textBits |= bit
 				for _, oid := range polymorphicSQL {
@@ -192,6 +227,10 @@ func grammarNames(typ string) []string {
 	switch typ {
 	case "text": // not the grammar's: see polymorphicSQL
 		return []string{"quote_literal", "quote_nullable"}
+	case "json":
+		return toJSON
+	case "jsonb":
+		return []string{"json_exists", "json_query", "json_table", "json_value"}
 	case "int2":
 		return []string{"smallint"}
 	case "int4":

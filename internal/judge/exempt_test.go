@@ -32,6 +32,8 @@ func TestExempt(t *testing.T) {
 		CREATE TABLE forced (id int PRIMARY KEY);
 		CREATE TABLE part (id int) PARTITION BY LIST (id);
 		CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1);
+		CREATE TABLE front (id int); CREATE TABLE behind (id int);
+		INSERT INTO front VALUES (1); INSERT INTO behind VALUES (1);
 		INSERT INTO doc VALUES (1); INSERT INTO forced VALUES (1); INSERT INTO part VALUES (1);
 		CREATE VIEW v_owner AS SELECT id FROM doc;
 		CREATE VIEW v_invoker WITH (security_invoker) AS SELECT id FROM doc;
@@ -42,10 +44,14 @@ func TestExempt(t *testing.T) {
 		CREATE VIEW v_subject_over_invoker AS SELECT id FROM v_invoker;
 		CREATE VIEW v_subject_over_owner AS SELECT id FROM v_owner;
 		CREATE VIEW v_subject_part AS SELECT id FROM part;
+		CREATE VIEW v_subject_front AS SELECT id FROM front;
+		CREATE FUNCTION definer_front() RETURNS bigint STABLE SECURITY DEFINER BEGIN ATOMIC SELECT count(*) FROM front; END;
 		CREATE FUNCTION definer() RETURNS bigint STABLE SECURITY DEFINER BEGIN ATOMIC SELECT count(*) FROM doc; END;
 		SET ROLE {owner};
 		CREATE VIEW v_owner_over_subject AS SELECT id FROM v_subject;
 		CREATE POLICY p ON doc USING (hit()); CREATE POLICY p ON forced USING (hit()); CREATE POLICY p ON part USING (hit());
+		CREATE POLICY p ON front USING (EXISTS (SELECT FROM behind)); CREATE POLICY p ON behind USING (hit());
+		ALTER TABLE front ENABLE ROW LEVEL SECURITY; ALTER TABLE behind ENABLE ROW LEVEL SECURITY;
 		ALTER TABLE doc ENABLE ROW LEVEL SECURITY;
 		ALTER TABLE forced ENABLE ROW LEVEL SECURITY; ALTER TABLE forced FORCE ROW LEVEL SECURITY;
 		ALTER TABLE part ENABLE ROW LEVEL SECURITY;
@@ -94,6 +100,10 @@ func TestExempt(t *testing.T) {
 		{"SELECT id FROM v_subject_over_invoker", nil, []string{"superuser", "owner", "member", "bypass"}},
 		{"SELECT id FROM v_subject_over_owner", nil, []string{"superuser", "owner", "member", "bypass", "subject"}},
 		{"SELECT definer()", nil, nil},
+		// A policy reads a table with a policy.
+		{"SELECT id FROM front", []string{"superuser", "owner", "member", "bypass"}, nil},
+		{"SELECT id FROM v_subject_front", nil, nil},
+		{"SELECT definer_front()", nil, nil},
 	} {
 		for _, role := range everyone {
 			as(role)

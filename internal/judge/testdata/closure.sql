@@ -214,3 +214,65 @@ CREATE FUNCTION escapes_not() RETURNS text STABLE LANGUAGE plpgsql SET search_pa
 CREATE LANGUAGE another HANDLER plpgsql_call_handler INLINE plpgsql_inline_handler VALIDATOR plpgsql_validator;
 CREATE FUNCTION in_another() RETURNS int STABLE LANGUAGE another AS $$ BEGIN PERFORM public.hit(); RETURN 1; END $$;
 CREATE FUNCTION reads_in_another() RETURNS int STABLE LANGUAGE another AS $$ BEGIN RETURN 1; END $$;
+-- Casts that functions apply to what they return, take and assign.
+CREATE TYPE made AS ENUM ('a', 'b');
+CREATE FUNCTION int_made(int) RETURNS made VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN 'a'::public.made END$$;
+CREATE CAST (int AS made) WITH FUNCTION int_made(int) AS ASSIGNMENT;
+CREATE DOMAIN made_domain AS made;
+CREATE TYPE made_row AS (x int, m made);
+CREATE TABLE has_made (id int, m made, r made_row, a made[]);
+INSERT INTO has_made VALUES (1, 'a', ROW(1, 'a'), '{a}');
+CREATE FUNCTION makes_plpgsql() RETURNS made STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 5; END';
+CREATE FUNCTION makes_sql() RETURNS made STABLE LANGUAGE sql AS 'SELECT 5';
+CREATE FUNCTION makes_atomic() RETURNS made STABLE LANGUAGE sql BEGIN ATOMIC SELECT 5; END;
+CREATE FUNCTION makes_out(OUT made) STABLE LANGUAGE plpgsql AS 'BEGIN $1 := 5; END';
+CREATE FUNCTION makes_table() RETURNS TABLE (x int, z made) STABLE LANGUAGE plpgsql AS 'BEGIN z := 5; RETURN NEXT; END';
+CREATE FUNCTION makes_set() RETURNS SETOF made STABLE LANGUAGE plpgsql AS 'BEGIN RETURN NEXT 5; END';
+CREATE FUNCTION makes_argument(x made) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN x := 5; RETURN 1; END';
+CREATE FUNCTION makes_like(x made) RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE y x%TYPE; BEGIN y := 5; RETURN 1; END';
+CREATE FUNCTION makes_field(p has_made) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN p.r.m := 5; RETURN 1; END';
+CREATE FUNCTION makes_element(p has_made) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN p.a[1] := 5; RETURN 1; END';
+CREATE FUNCTION makes_rows() RETURNS SETOF made_row STABLE LANGUAGE sql AS 'SELECT 1, 5';
+CREATE FUNCTION makes_domain() RETURNS made_domain STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 5; END';
+CREATE FUNCTION makes_any(anyelement) RETURNS anyelement STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 5; END';
+CREATE FUNCTION makes_any_sql(anyelement) RETURNS anyelement STABLE LANGUAGE sql AS 'SELECT 5';
+CREATE FUNCTION makes_read() RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE v record; BEGIN SELECT * INTO v FROM has_made; v.m := 5; RETURN 1; END';
+CREATE FUNCTION makes_step(made, int) RETURNS made STABLE LANGUAGE sql AS 'SELECT 5';
+CREATE AGGREGATE makes(int) (SFUNC = makes_step, STYPE = made);
+CREATE FUNCTION makes_nothing(int) RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 + 5; END';
+CREATE FUNCTION written_plain() RETURNS written STABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT min(w) FROM has_written); END';
+
+-- A cast to json, which what makes JSON uses without its name.
+CREATE TYPE jsoned AS ENUM ('a', 'b');
+CREATE FUNCTION jsoned_json(jsoned) RETURNS json VOLATILE LANGUAGE sql AS 'SELECT to_json(public.hit())';
+CREATE CAST (jsoned AS json) WITH FUNCTION jsoned_json(jsoned);
+CREATE TABLE has_jsoned (id int, k jsoned);
+INSERT INTO has_jsoned VALUES (1, 'a');
+CREATE VIEW jsoned_view AS SELECT to_json(k) AS j FROM has_jsoned;
+CREATE VIEW jsoned_agg AS SELECT pg_catalog.jsonb_agg(h) AS j FROM has_jsoned h;
+CREATE FUNCTION jsoned_any(anyelement) RETURNS jsonb STABLE LANGUAGE sql AS 'SELECT pg_catalog.jsonb_build_array($1)';
+CREATE FUNCTION jsoned_quoted(anyelement) RETURNS json STABLE LANGUAGE sql AS 'SELECT "to_json"($1)';
+CREATE FUNCTION jsoned_atomic() RETURNS json STABLE LANGUAGE sql BEGIN ATOMIC SELECT json_agg(h) FROM has_jsoned h; END;
+CREATE AGGREGATE jsoned_user(anyelement) (SFUNC = json_agg_transfn, STYPE = internal, FINALFUNC = json_agg_finalfn);
+
+-- Casts to arrays, whose elements are what a statement names.
+CREATE TYPE listed AS ENUM ('a', 'b');
+CREATE TYPE listed_other AS ENUM ('a', 'b');
+CREATE FUNCTION listed_texts(listed) RETURNS text[] VOLATILE LANGUAGE sql AS 'SELECT ARRAY[public.hit()::text]';
+CREATE CAST (listed AS text[]) WITH FUNCTION listed_texts(listed);
+CREATE FUNCTION listed_others(listed) RETURNS listed_other[] VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN '{a}'::public.listed_other[] END$$;
+CREATE CAST (listed AS listed_other[]) WITH FUNCTION listed_others(listed);
+CREATE FUNCTION date_listed(date) RETURNS listed[] VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN '{a}'::public.listed[] END$$;
+CREATE CAST (date AS listed[]) WITH FUNCTION date_listed(date);
+CREATE FUNCTION lseg_listed(lseg) RETURNS listed[] VOLATILE LANGUAGE sql AS $$SELECT CASE WHEN public.hit() > 0 THEN '{a}'::public.listed[] END$$;
+CREATE CAST (lseg AS listed[]) WITH FUNCTION lseg_listed(lseg) AS ASSIGNMENT;
+CREATE TABLE has_listed (id int, l listed);
+INSERT INTO has_listed VALUES (1, 'a');
+CREATE FUNCTION listed_body(date) RETURNS int STABLE LANGUAGE sql AS 'SELECT cardinality($1::public.listed[])';
+CREATE FUNCTION listed_assigned(lseg) RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE l public.listed[]; BEGIN l := $1; RETURN 1; END';
+
+-- The type of an aggregate's state, which its first value becomes.
+CREATE DOMAIN state AS text CHECK (hit() > 0);
+CREATE FUNCTION state_step(anyelement, int) RETURNS anyelement IMMUTABLE LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION state_end(anyelement) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE state_agg(int) (SFUNC = state_step, STYPE = state, INITCOND = '5', FINALFUNC = state_end);
