@@ -136,11 +136,11 @@ edge(kind, oid, target_kind, target) as materialized (
   select 'f', a.aggfnoid::pg_catalog.oid, 'o', a.aggsortop
   from pg_catalog.pg_aggregate a where a.aggsortop operator(pg_catalog.>=) 16384
   union
-  -- built-ins by another name
+  -- built-ins by another name (aggregates all have the same)
   select 'f', p.oid, 'f', b.oid
   from pg_catalog.pg_proc p
   join pg_catalog.pg_proc b on b.prosrc operator(pg_catalog.=) p.prosrc and b.prolang operator(pg_catalog.=) 12 and b.oid operator(pg_catalog.<) 16384
-  where p.oid operator(pg_catalog.>=) 16384 and p.prolang operator(pg_catalog.=) 12
+  where p.oid operator(pg_catalog.>=) 16384 and p.prolang operator(pg_catalog.=) 12 and p.prokind operator(pg_catalog.<>) 'a'
   union
   -- types: input and output, elements, members
   select 't', t.oid, 'f', p

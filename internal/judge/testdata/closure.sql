@@ -276,3 +276,4 @@ CREATE DOMAIN state AS text CHECK (hit() > 0);
 CREATE FUNCTION state_step(anyelement, int) RETURNS anyelement IMMUTABLE LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION state_end(anyelement) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
 CREATE AGGREGATE state_agg(int) (SFUNC = state_step, STYPE = state, INITCOND = '5', FINALFUNC = state_end);
+CREATE AGGREGATE plain_agg(int) (SFUNC = int4pl, STYPE = int);
