@@ -316,14 +316,6 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 			r.v.refuse() // it turned the guard off: never again on a flight
 		}
 		unsettled := l.pgx != nil && l.unsettled() || l.c.outdated(r.v)
-		if l.c.source.config == nil && l.c.off.Load() == uint32(ReasonHooks) {
-			l.bad = true
-			l.release()
-			if res != nil {
-				res.Share(0)
-			}
-			return nil, bypassError(ReasonHooks) // it asked who the leader is
-		}
 		_, passed := failure.(bypassError)
 		l.met(r, res, failure)
 		if renewed < maxRenewals && !l.bad && ctx.Err() == nil &&

@@ -61,6 +61,16 @@ type watched struct {
 	asks []question
 }
 
+// sameContext reports whether two contexts are one. Not all can be compared.
+func sameContext(a, b context.Context) bool {
+	if t := reflect.TypeOf(a); t.Kind() == reflect.Pointer || t == background {
+		return a == b
+	}
+	return equalValues(a, b)
+}
+
+var background = reflect.TypeOf(context.Background())
+
 // question is what a context was asked for, and what it has answered.
 type question struct{ key, value any }
 
@@ -210,7 +220,7 @@ func (cn *conn) opening(ctx context.Context) context.Context {
 			return context.WithoutCancel(checkout)
 		}
 		return checkout
-	case equalValues(checkout, ctx):
+	case sameContext(checkout, ctx):
 		return ctx
 	}
 	return &openingContext{ctx, checkout}
@@ -253,6 +263,8 @@ var harmlessKeys = map[keyType]bool{
 	{"go.opentelemetry.io/otel/trace", "traceContextKeyType"}:   true, // the span
 	{"runtime/trace", "traceContextKey"}:                        true, // its task, which says nothing
 	{"github.com/exaring/otelpgx", "metricOperationNameCtxKey"}: true, // its own, which it looks for also where it put none
+	{"github.com/opentracing/opentracing-go", "contextKey"}:     true, // the span, too
+	{"go.opencensus.io/trace", "contextKey"}:                    true,
 	{"github.com/rs/zerolog", "ctxKey"}:                         true, // the logger
 	{reflect.TypeFor[modeKey]().PkgPath(), modeKeyName}:         true, // of WithMode
 }
@@ -424,7 +436,7 @@ func (cn *conn) anothers(ctx context.Context) bool {
 	if cn.foreign(ctx) {
 		return true
 	}
-	return c.parted() && cn.checkout != nil && !equalValues(cn.checkout, ctx) &&
+	return c.parted() && cn.checkout != nil && !sameContext(cn.checkout, ctx) &&
 		partitionOf(cn.checkout, c.cfg.PartitionKey) != partitionOf(ctx, c.cfg.PartitionKey)
 }
 

@@ -303,9 +303,6 @@ func (s *session) idle() bool { return s.pgx != nil && s.pgx.Conn().PgConn().TxS
 // query runs a query, on a prepared statement if that is how the caller asked
 // for it or the only way the driver has.
 func (s *session) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if s.flights && s.c.source.config == nil {
-		ctx = s.c.watch(ctx) // somebody's own connection may prepare itself only now
-	}
 	if q, ok := s.dc.(driver.QueryerContext); ok && via == viaQuery {
 		s.forget(query)
 		args, err := s.convert(nil, args)
