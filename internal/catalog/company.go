@@ -77,7 +77,14 @@ func (l *loader) spreadCompany() {
 		l.uses(p[0], p[1])
 	}
 	for _, c := range l.casts {
-		if c.pairs() {
+		switch {
+		case !c.pairs():
+		case c.target.user(): // it is named, or what it is an array of
+			l.uses(c.target.as('T'), c.node)
+			if elem, ok := l.elem[c.target]; ok {
+				l.uses(elem.as('T'), c.node)
+			}
+		default:
 			l.uses(c.source, c.node)
 		}
 	}

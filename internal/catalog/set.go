@@ -228,9 +228,11 @@ func (s *Set) Type(schema, name string) (u Use, found bool) {
 }
 
 // Constant looks a type up, and returns what a constant of it means, which is read from a
-// string: no value of another type is converted.
+// string: no value of another type is converted. What reads the string may need company of
+// its own kind, as a conversion does.
 func (s *Set) Constant(schema, name string) (u Use, found bool) {
 	t, found := s.typ(schema, name)
+	t.value.Company = min(t.value.Company, t.convert.Company)
 	return t.value, found
 }
 
