@@ -144,7 +144,7 @@ func TestWrite_AnswerLost(t *testing.T) {
 			return tx.Commit()
 		}},
 	}
-	if _, err := eye.Exec(`CREATE FUNCTION write_one() RETURNS text LANGUAGE sql VOLATILE AS $$ INSERT INTO written VALUES (1) RETURNING 'it is written' $$`); err != nil {
+	if _, err := eye.Exec(`CREATE FUNCTION write_one() RETURNS text LANGUAGE sql VOLATILE AS $$ INSERT INTO written VALUES (1) RETURNING 'it is ' || 'written' $$`); err != nil {
 		t.Fatal(err)
 	}
 	for _, mode := range []string{"cache_statement", "exec", "simple_protocol"} {

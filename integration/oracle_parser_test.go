@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -122,7 +123,7 @@ func (w *treeWalker) value(node, key string) {
 // object reads an object. node is the key it stands under: the type of a node, or
 // the name of a field whose type is known.
 func (w *treeWalker) object(node string) {
-	var schema, relation, kind, format string
+	var schema, relation, kind, format, args string
 	var function, operator []string
 	repeatable := false
 	for w.i++; w.s[w.i] != '}'; {
@@ -149,6 +150,10 @@ func (w *treeWalker) object(node string) {
 			format = w.str()
 		case key == "funcname":
 			function = w.names()
+		case key == "args" && node == "FuncCall":
+			from := w.i
+			w.value(node, key)
+			args = w.s[from:w.i]
 		case key == "number" && node == "ParamRef":
 			from := w.i
 			w.value(node, key)
@@ -185,7 +190,7 @@ func (w *treeWalker) object(node string) {
 			w.note("relation " + schema + "." + relation)
 		}
 	case function != nil:
-		w.function(function, format != "COERCE_SQL_SYNTAX")
+		w.function(function, args, format != "COERCE_SQL_SYNTAX")
 	case operator != nil:
 		if len(operator) > 1 && !(len(operator) == 2 && operator[0] == "pg_catalog") {
 			w.note("operator " + strings.Join(operator, "."))
@@ -199,7 +204,10 @@ func (w *treeWalker) object(node string) {
 	}
 }
 
-func (w *treeWalker) function(name []string, byName bool) {
+// serverSetting is current_setting's argument where that is a literal.
+var serverSetting = regexp.MustCompile(`^\[\{"A_Const":\{"sval":\{"sval":"(\w+)"\}`)
+
+func (w *treeWalker) function(name []string, args string, byName bool) {
 	last := name[len(name)-1]
 	full := strings.Join(name, ".")
 	if len(name) > 2 || len(name) == 2 && name[0] != "pg_catalog" {
@@ -207,6 +215,9 @@ func (w *treeWalker) function(name []string, byName bool) {
 		return
 	}
 	info := catalog.Lookup(last)
+	if m := serverSetting.FindStringSubmatch(args); m != nil && last == "current_setting" && catalog.ServerSetting(m[1]) {
+		return
+	}
 	if info.Class != catalog.Safe {
 		w.note("function " + full)
 		return

@@ -300,6 +300,7 @@ from pg_catalog.pg_proc p join language l on l.oid operator(pg_catalog.=) p.prol
 where p.oid operator(pg_catalog.>=) 16384 and p.provolatile operator(pg_catalog.=) 'v' and p.prokind operator(pg_catalog.=) 'f'
   and l.name operator(pg_catalog.=) any ('{sql,plpgsql}'::pg_catalog.text[])
   and p.prorettype operator(pg_catalog.<>) all ('{2279,3838}'::pg_catalog.oid[])
+  and pg_catalog.octet_length(p.prosrc) operator(pg_catalog.<) 8192 -- for a hint
   and not exists (
     select from pg_catalog.pg_depend d
     where d.classid operator(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid operator(pg_catalog.=) p.oid
