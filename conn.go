@@ -25,8 +25,8 @@ import (
 //	          knew, until the catalog has come and knows them to be harmless.
 //	Broken    database/sql will drop it.
 //
-// It serves one goroutine at a time, as database/sql promises; only parked and
-// evicted are touched by others.
+// It serves one goroutine at a time, as database/sql promises; only what the session
+// pool's lock guards is touched by others.
 type conn struct {
 	c       *Connector
 	lease   *lease // nil: detached
@@ -44,7 +44,9 @@ type conn struct {
 	// Of who has it, for what has no context of its own: Conn.Raw.
 	checkout context.Context //nolint:containedctx // the connection is his for as long
 
-	parked, evicted bool // guarded by c.sessions.mu
+	// Guarded by c.sessions.mu.
+	parked, evicted bool
+	lent            bool // while parked: see lends
 }
 
 // notes are what is known of a connection's session that others must not have.

@@ -356,6 +356,8 @@ func keptSessions(t *testing.T, db *sql.DB, tenants int) {
 // have joined one flight; and the last tenant's calls must not be one.
 func joinUnderLock(t *testing.T, db *sql.DB, admin *pgx.Conn) {
 	t.Helper()
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	tx, err := admin.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -366,7 +368,6 @@ func joinUnderLock(t *testing.T, db *sql.DB, admin *pgx.Conn) {
 	}
 	before := ReadStats(db).Joins
 	ctx := context.WithValue(t.Context(), tenantKey{}, 1)
-	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
 			var got int
@@ -375,12 +376,7 @@ func joinUnderLock(t *testing.T, db *sql.DB, admin *pgx.Conn) {
 			}
 		})
 	}
-	for i := 0; i < 2000 && ReadStats(db).Joins < before+2; i++ {
-		time.Sleep(time.Millisecond)
-	}
-	if st := ReadStats(db); st.Joins < before+2 {
-		t.Errorf("no two join the flight of the first: bypasses %v", st.Bypasses)
-	}
+	eventually(t, "two join the flight of the first", func() bool { return ReadStats(db).Joins >= before+2 })
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,9 @@ func Explain(ctx context.Context, db *sql.DB, query string) (Verdict, error) {
 }
 
 func (c *Connector) explain(ctx context.Context, query string) (Verdict, error) {
+	if c.foreign(ctx) { // it counts, as for a read
+		ctx = context.WithoutCancel(ctx)
+	}
 	if v, ok := c.explainOff(); ok {
 		return v, nil
 	}
@@ -58,9 +61,6 @@ func (c *Connector) explain(ctx context.Context, query string) (Verdict, error) 
 		return Verdict{Reason: ReasonModeOff, Layer: "session", Hint: hints[ReasonModeOff]}, nil
 	}
 	c.open.Do(c.openPools)
-	if c.foreign(ctx) {
-		ctx = context.WithoutCancel(ctx)
-	}
 	if c.catalogs != nil && c.peek(ctx) == nil {
 		err := c.catalogs.refresh(ctx)
 		if v, ok := c.explainOff(); ok {

@@ -98,10 +98,8 @@ func (p *primary) passOld(pc *pgx.ConnConfig) {
 // any more, or is a flight's and may look for names in other places than those that are
 // opened now.
 func (s *session) old() bool {
-	if s.flights && !s.pooled {
-		if s.c.comparesPaths() && s.paths != s.c.paths.Load() {
-			return true
-		}
+	if s.flights && !s.pooled && s.paths != s.c.paths.Load() && s.c.comparesPaths() {
+		return true
 	}
 	return s.follow != nil && s.timeline() != (timeline{}) && !s.follow.is(s.timeline())
 }

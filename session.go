@@ -45,7 +45,7 @@ type session struct {
 	paths     uint64                              // Connector.paths, when it was opened
 	asked     []question                          // what the context for which it was opened, or reset last, was asked for
 	partition string                              // of who had it opened, or reset last
-	path      string                              // of a flight session of a partition: where it looks for names
+	path      string                              // of a flight session: where it looks for names, as it has said last; see schemasShown
 
 	fresh  bool   // has not been reset since it was opened
 	used   bool   // a flight has run on it
@@ -762,7 +762,7 @@ func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
 	if p.wanted >= p.cap && len(p.parked) > 0 {
 		victim := p.parked[0]
 		room = victim.lease // now: its connection may be closed in the next moment, and forgets it
-		lends = victim.lends()
+		lends = victim.lent
 		p.parked = slices.Delete(p.parked, 0, 1)
 		victim.parked, victim.evicted = false, true
 		p.wanted--
@@ -817,7 +817,7 @@ func (p *sessionPool) park(c *conn) bool {
 	if own && len(p.parked) >= p.idle {
 		return false
 	}
-	c.parked = true
+	c.parked, c.lent = true, c.lends()
 	p.parked = append(p.parked, c)
 	return true
 }
