@@ -71,9 +71,8 @@ func control(t *testing.T, seed uint64, schedules int, m Mutant) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	args := []string{"test", "-overlay", overlay, "-run", "^TestSimulation$", "-count=1", "-vet=off", "-timeout", "4m"}
-	if battery.RaceDetector {
-		args = append(args, "-race") // what is built that way already
-	}
+	// Without the race detector, which it does not take to find a break: of bubbles in which
+	// goroutines are left behind it crashes or hangs now and then (go.dev/issue/78156).
 	cmd := exec.CommandContext(ctx, "go", append(args, ".")...)
 	cmd.Env = append(os.Environ(),
 		EnvControl+"=1", EnvSchedule+"=", EnvSchedules+"="+strconv.Itoa(schedules),
@@ -95,10 +94,6 @@ func control(t *testing.T, seed uint64, schedules int, m Mutant) {
 	// violation, too; a simulation that fails without one has not found it.
 	if other := firstLine(string(out), " of seed "+strconv.FormatUint(seed, 10)+": "); other != "" {
 		t.Logf("%s: found out by another invariant than %q: %s", m.Name, m.Want, other)
-		return
-	}
-	if battery.RaceDetector && strings.Contains(string(out), "WARNING: DATA RACE") { // which ends the test before it judges
-		t.Logf("%s: found out by the race detector", m.Name)
 		return
 	}
 	t.Fatalf("%s: the simulation failed, but without a violation:\n%s", m.Name, out)
