@@ -411,7 +411,10 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 }
 
 // QueryContext implements driver.QueryerContext.
-func (cn *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (cn *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Rows, err error) {
+	if cn.c.cfg.PartitionKey != nil {
+		defer recovered(&err)
+	}
 	return cn.query(ctx, viaQuery, query, args)
 }
 
@@ -460,7 +463,10 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 }
 
 // ExecContext implements driver.ExecerContext.
-func (cn *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+func (cn *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (_ driver.Result, err error) {
+	if cn.c.cfg.PartitionKey != nil {
+		defer recovered(&err)
+	}
 	return cn.exec(ctx, viaQuery, query, args)
 }
 
@@ -469,17 +475,23 @@ func (cn *conn) ExecContext(ctx context.Context, query string, args []driver.Nam
 func (cn *conn) CheckNamedValue(*driver.NamedValue) error { return nil }
 
 // Ping implements driver.Pinger. It reaches the server.
-func (cn *conn) Ping(ctx context.Context) error {
+func (cn *conn) Ping(ctx context.Context) (err error) {
+	if cn.c.cfg.PartitionKey != nil {
+		defer recovered(&err)
+	}
 	if err := cn.attach(ctx); err != nil {
 		return err
 	}
-	err := cn.lease.ping(ctx)
+	err = cn.lease.ping(ctx)
 	cn.ran(err)
 	return err
 }
 
 // BeginTx implements driver.ConnBeginTx.
-func (cn *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+func (cn *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx, err error) {
+	if cn.c.cfg.PartitionKey != nil {
+		defer recovered(&err)
+	}
 	if err := cn.attach(ctx); err != nil {
 		return nil, err
 	}
@@ -515,6 +527,20 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 		cn.broken = true
 		return driver.ErrBadConn
 	}
+	returned := false
+	defer func() {
+		if !returned { // a hook has panicked, as it would with pgx: database/sql forgets the connection
+			cn.broken = true
+			cn.detach(true)
+		}
+	}()
+	err := cn.reset(ctx)
+	returned = true
+	return err
+}
+
+// reset makes the session that the connection has kept ready for its next user.
+func (cn *conn) reset(ctx context.Context) error {
 	if p := cn.c.sessions.db; p.anothers(p.partition(ctx), cn.lease.session) {
 		cn.broken = true
 		return driver.ErrBadConn
@@ -584,7 +610,7 @@ func (cn *conn) Close() error {
 // the connection goes back to the pool every fenced read of the process behaves
 // as a strict one: nobody can tell what is written through a raw connection.
 // Conn returns nil if no session can be had, while the context of db.Conn lasts, or if
-// the inner driver is not pgx.
+// the inner driver is not pgx. It panics with a [*HookPanicError] if a hook does.
 func (cn *conn) Conn() *pgx.Conn {
 	ctx := cn.checkout
 	switch {
@@ -594,6 +620,9 @@ func (cn *conn) Conn() *pgx.Conn {
 		ctx = context.WithoutCancel(ctx)
 	}
 	if err := cn.attach(ctx); err != nil || cn.lease.pgx == nil {
+		if panicked := (*HookPanicError)(nil); errors.As(err, &panicked) {
+			panic(panicked) // in Raw database/sql expects it
+		}
 		return nil
 	}
 	cn.pinned = true

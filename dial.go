@@ -3,7 +3,6 @@ package flightpg
 import (
 	"context"
 	"database/sql/driver"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -82,7 +81,7 @@ func (d *dials) dial(ctx context.Context, connect func(context.Context) (driver.
 			a.err = flight.ErrGoexit
 			defer func() {
 				if p := recover(); p != nil { // nobody could there
-					a.err = &flight.PanicError{Value: p, Stack: debug.Stack()}
+					a.err = hookPanic(p)
 				}
 				cancel()
 				if !first {

@@ -403,6 +403,9 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 	if err != nil {
 		return nil, err
 	}
+	if key := cfg.PartitionKey; key != nil {
+		cfg.PartitionKey = panicking(key)
+	}
 	if src.pooled {
 		if cfg.Guard == GuardSession {
 			return nil, errors.New("flightpg: flight_guard=session would change connections that a pool gives to others: use auto or transaction")

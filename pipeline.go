@@ -481,11 +481,8 @@ func (l *pipelineLaunch) outcome() (*result, error) {
 		return res, nil
 	}
 	var why bypassError
-	var panicked *flight.PanicError
 	var dial *pipeline.DialError
 	switch {
-	case errors.As(err, &panicked): // in a hook, while a connection was opened
-		panic(panicked)
 	case refused(err):
 		l.buf.discard()
 		l.r.v.learnRefusal(l.r.hash, err)

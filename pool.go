@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
 
-	"github.com/flightpg/flightpg/internal/flight"
 	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
@@ -142,11 +141,6 @@ func (p *pool) borrow(ctx context.Context) (*lease, error) {
 			p.other.closeIdle()
 		}
 	}
-	if err != nil {
-		if p := (*flight.PanicError)(nil); errors.As(err, &p) {
-			panic(p) // in Connect, see there: now it is the caller's
-		}
-	}
 	return l, err
 }
 
@@ -179,12 +173,19 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 		if !sl.handed {
 			p.idle.Add(-1)
 		}
+		var panicked *HookPanicError
+		var err error
 		switch {
 		case anew, p.anothers(part, sl.session):
 			l.close()
-		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime, errors.Is(sl.session.ResetSession(ctx), driver.ErrBadConn):
+		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime:
 			return nil, driver.ErrBadConn
 		default:
+			if err = sl.session.resetSafely(ctx); errors.Is(err, driver.ErrBadConn) {
+				return nil, driver.ErrBadConn
+			} else if errors.As(err, &panicked) {
+				return nil, panicked
+			}
 			l.session, taken = sl.session, true
 			return l, nil
 		}

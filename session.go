@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
-	"github.com/flightpg/flightpg/internal/flight"
 	"github.com/flightpg/flightpg/internal/pipeline"
 )
 
@@ -69,10 +67,9 @@ type sessionConnector struct {
 }
 
 func (sc sessionConnector) Connect(ctx context.Context) (_ driver.Conn, err error) {
-	// It may be in a goroutine of its own, where nobody could recover.
 	defer func() {
 		if p := recover(); p != nil {
-			err = &flight.PanicError{Value: p, Stack: debug.Stack()}
+			err = hookPanic(p)
 		}
 	}()
 	if sc.dials != nil {
@@ -98,7 +95,7 @@ func (sc sessionConnector) open(ctx context.Context) (driver.Conn, error) {
 func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	opening := sc.c.watch(ctx)
 	part := partitionOf(ctx, sc.c.cfg.PartitionKey)
-	dc, err := sc.inner.Connect(opening)
+	dc, err := sc.dialled(opening)
 	if sc.flights {
 		if p, ok := dc.(*stdlib.Conn); ok && err == nil && sc.c.source.doors && sc.c.elsewhere(p) {
 			sc.c.turnOff(ReasonHooks)
@@ -140,6 +137,16 @@ func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 		}
 	}
 	return s, nil
+}
+
+// dialled opens a connection of the inner driver.
+func (sc sessionConnector) dialled(ctx context.Context) (_ driver.Conn, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = hookPanic(p)
+		}
+	}()
+	return sc.inner.Connect(ctx)
 }
 
 func partitionOf(ctx context.Context, key func(context.Context) string) string {
@@ -199,6 +206,16 @@ func (s *session) ResetSession(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// resetSafely is ResetSession, but makes an error of a hook's panic.
+func (s *session) resetSafely(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = hookPanic(p)
+		}
+	}()
+	return s.ResetSession(ctx)
 }
 
 // IsValid implements driver.Validator for the pool: it is called when the

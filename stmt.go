@@ -29,12 +29,14 @@ var (
 // sql.Stmt on a fresh connection comes here: a detached connection asks the
 // server once per text, an attached one its own session, which may see more
 // (temporary tables, its transaction's DDL).
-func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+func (cn *conn) PrepareContext(ctx context.Context, query string) (_ driver.Stmt, err error) {
+	if cn.c.cfg.PartitionKey != nil {
+		defer recovered(&err)
+	}
 	if cn.broken {
 		return nil, driver.ErrBadConn
 	}
 	var n int
-	var err error
 	v := cn.c.verdicts.get(query, cn.c.peek(ctx))
 	if cn.lease == nil && cn.c.mode(ctx) != ModeOff && cn.c.off.Load() == uint32(ReasonNone) {
 		n, err = cn.c.shape(ctx, v, query)
@@ -110,12 +112,18 @@ func (cn *conn) showPrepared(ctx context.Context, v *verdict) {
 func (s *stmt) NumInput() int { return s.numInput }
 
 // QueryContext implements driver.StmtQueryContext.
-func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ driver.Rows, err error) {
+	if s.cn.c.cfg.PartitionKey != nil {
+		defer recovered(&err)
+	}
 	return s.cn.query(ctx, s.cn.c.stmtsVia(s.query), s.query, args)
 }
 
 // ExecContext implements driver.StmtExecContext.
-func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ driver.Result, err error) {
+	if s.cn.c.cfg.PartitionKey != nil {
+		defer recovered(&err)
+	}
 	return s.cn.exec(ctx, s.cn.c.stmtsVia(s.query), s.query, args)
 }
 
