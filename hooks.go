@@ -194,9 +194,10 @@ func standardContext(ctx context.Context) bool {
 
 // openingContext is the context with which a connection is opened for the holder of a
 // sql.Conn: he asks for it with the first statement on it, and with pgx it would have been
-// opened when he got it, with the context of that.
+// opened when he got it, with the context of that. It is also that of a dial of the
+// pipeline's, which ends with the pool and not with the caller.
 type openingContext struct {
-	context.Context                 // of the statement
+	context.Context                 // of the statement, or the dial
 	checkout        context.Context //nolint:containedctx // whose values count
 }
 
@@ -206,6 +207,15 @@ func (o *openingContext) Value(key any) any {
 		return o.Context.Value(key)
 	}
 	return o.checkout.Value(key)
+}
+
+// opensFor returns how a connection that a caller waits for is given his context's values:
+// hooks may look for a span. nil where nobody looks.
+func (c *Connector) opensFor() func(ctx, caller context.Context) context.Context {
+	if !c.source.doors {
+		return nil
+	}
+	return func(ctx, caller context.Context) context.Context { return &openingContext{ctx, caller} }
 }
 
 // opening returns the context with which the connection's session is opened, for a

@@ -109,6 +109,7 @@ func newPipelineExecutor(c *Connector) *pipelineExecutor {
 	limit -= int(x.quarter) // the rest is the generic executor's
 	x.Pool = pipeline.New(pipeline.Config{
 		Connect:     x.connect,
+		For:         c.opensFor(),
 		Full:        tooMany,
 		Spare:       x.spare,
 		Tainted:     x.tainted,

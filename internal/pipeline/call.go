@@ -45,6 +45,8 @@ type Call struct {
 	long     bool   // and may take as long as the application lets it
 	tailed   bool   // it may be slow: it has a transaction of its own; likewise, in a group
 
+	ctx context.Context //nolint:containedctx // with which it was submitted, where there is Config.For; read while it is queued
+
 	// Guarded by p.mu.
 	queued     bool      // it is in the queue
 	prev, next *Call     // in it
@@ -171,6 +173,9 @@ func (c *Call) drive(ctx context.Context) (finished bool) {
 				return true
 			}
 			c.fresh = false
+			if c.p.cfg.For != nil {
+				c.ctx = ctx
+			}
 			ours = c.p.submit(c)
 			if c.fresh {
 				continue // its connection's own codecs do not take its arguments

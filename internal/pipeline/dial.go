@@ -81,10 +81,26 @@ func (p *Pool) dialLocked() {
 		d := &dial{began: time.Now()}
 		var ctx context.Context
 		ctx, d.cancel = context.WithTimeoutCause(p.ctx, dialLimit, errDialLimit)
+		if p.cfg.For != nil {
+			ctx = p.cfg.For(ctx, p.dialsForLocked().ctx)
+		}
 		p.dials[d] = struct{}{}
 		p.dialing++
 		go p.open(ctx, d)
 	}
+}
+
+// dialsForLocked returns the call that causes the next dial: the first one that waits, as
+// many passed by as there are connections free or being opened for those before it.
+func (p *Pool) dialsForLocked() *Call {
+	c := p.queue.first
+	for range p.dialing + len(p.free) {
+		if c.next == nil {
+			break
+		}
+		c = c.next
+	}
+	return c
 }
 
 var errDialLimit = fmt.Errorf("flightpg: opening a connection took longer than %v", dialLimit)

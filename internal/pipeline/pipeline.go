@@ -225,6 +225,9 @@ type Link struct {
 type Config struct {
 	// Connect opens a connection. ctx ends when the pool is closed.
 	Connect func(ctx context.Context) (*Link, error)
+	// For returns the context with which Connect is called for a call that waits: ctx
+	// with the values of that with which the call is driven. May be nil; then ctx is used.
+	For func(ctx, call context.Context) context.Context
 	// Full reports whether an error of Connect says that the server takes no
 	// more connections: calls then wait for those that there are. May be nil.
 	Full func(error) bool
