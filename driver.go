@@ -130,6 +130,7 @@ type Config struct {
 	// sharing ends as soon as a hook asks its context for anything but what is
 	// harmless (a deadline, a trace span, a logger), and each connection of database/sql
 	// has a PostgreSQL connection of its own, as with pgx.
+	// Its panic is the call's error, a [*HookPanicError].
 	PartitionKey func(context.Context) string
 
 	// BeforeConnect is called before a connection is opened, with a copy of its
