@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
 )
 
 // dialing is a fake server's way in, which a test answers dial by dial.

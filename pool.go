@@ -173,18 +173,20 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 		if !sl.handed {
 			p.idle.Add(-1)
 		}
-		var panicked *HookPanicError
-		var err error
 		switch {
 		case anew, p.anothers(part, sl.session):
 			l.close()
 		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime:
 			return nil, driver.ErrBadConn
 		default:
-			if err = sl.session.resetSafely(ctx); errors.Is(err, driver.ErrBadConn) {
-				return nil, driver.ErrBadConn
-			} else if errors.As(err, &panicked) {
-				return nil, panicked
+			if err := sl.session.resetSafely(ctx); err != nil { // database/sql goes on after others
+				var panicked *HookPanicError
+				switch {
+				case errors.Is(err, driver.ErrBadConn):
+					return nil, driver.ErrBadConn
+				case errors.As(err, &panicked):
+					return nil, panicked
+				}
 			}
 			l.session, taken = sl.session, true
 			return l, nil
