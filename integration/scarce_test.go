@@ -1,0 +1,161 @@
+package integration
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/flightpg/flightpg"
+	"github.com/flightpg/flightpg/internal/pgtest"
+)
+
+// What happens when there are fewer connections than callers want.
+
+var bothExecutors = map[string]flightpg.Executor{"Pipeline": flightpg.ExecutorPipeline, "Generic": flightpg.ExecutorGeneric}
+
+// TestScarce_Drain: while no connection can be opened, those that are open serve whoever
+// needs one, for reads or for writes.
+func TestScarce_Drain(t *testing.T) {
+	for name, executor := range bothExecutors {
+		for _, before := range []struct{ readers, writers int }{{16, 4}, {16, 0}, {0, 8}} {
+			t.Run(fmt.Sprintf("%s/%dReaders%dWriters", name, before.readers, before.writers), func(t *testing.T) {
+				dsn := pgtest.Database(t)
+				execAll(t, connect(t, dsn), "CREATE TABLE hot (id int PRIMARY KEY, n int DEFAULT 0); INSERT INTO hot SELECT generate_series(1, 100)")
+				door, dsn := newDoor(t, dsn)
+				door.open.Store(true)
+				db, err := flightpg.OpenDB(dsn, flightpg.Config{Executor: executor, FlightConns: 16, SessionConns: 16})
+				noError(t, err)
+				closesAtEnd(t, db)
+				var found faults
+				load := func(readers, writers int, calls int64) {
+					read := crowd(readers, times(calls), func(_, i int) {
+						var id int
+						if err := db.QueryRow("SELECT id FROM hot WHERE id = $1", 1+i%100).Scan(&id); err != nil || id != 1+i%100 {
+							found.add("read: %d, %v", id, err)
+						}
+					})
+					crowd(writers, times(calls), func(_, i int) {
+						if _, err := db.Exec("UPDATE hot SET n = n + 1 WHERE id = $1", 1+i%100); err != nil {
+							found.add("write: %v", err)
+						}
+					})()
+					read()
+				}
+				load(before.readers, before.writers, 2000)
+				door.refuses.Store(true)
+				load(4, 12, 2000)
+				load(16, 1, 2000)
+				found.report(t)
+				noError(t, db.Close())
+			})
+		}
+	}
+}
+
+// TestScarce_Role: a role that may have few connections is enough for many callers, and
+// no connection is closed to open another all the time.
+func TestScarce_Role(t *testing.T) {
+	for name, executor := range bothExecutors {
+		t.Run(name, func(t *testing.T) {
+			dsn := pgtest.Database(t)
+			admin := connect(t, dsn)
+			role := fmt.Sprintf("scarce_%d", time.Now().UnixNano())
+			execAll(t, admin, "CREATE TABLE hot (id int PRIMARY KEY, n int DEFAULT 0); INSERT INTO hot SELECT generate_series(1, 100); CREATE ROLE "+role+" LOGIN CONNECTION LIMIT 10; GRANT ALL ON hot TO "+role)
+			u, err := url.Parse(dsn)
+			noError(t, err)
+			u.User = url.User(role)
+			opened := func() (n int) {
+				t.Helper()
+				noError(t, admin.QueryRow(t.Context(), "SELECT sessions FROM pg_stat_database WHERE datname = current_database()").Scan(&n))
+				return n
+			}
+			before := opened()
+			db := openExecutor(t, u.String(), executor)
+			var found faults
+			crowd(64, times(8000), halfWrites(db, &found))()
+			found.report(t)
+			n := opened() - before
+			t.Logf("%d connections opened", n)
+			if n > 200 {
+				t.Errorf("%d connections opened, where 10 are enough", n)
+			}
+		})
+	}
+}
+
+// TestScarce_PgBouncer: the same, where it is a pooler that takes no more.
+func TestScarce_PgBouncer(t *testing.T) {
+	dsn := pgtest.Database(t)
+	execAll(t, connect(t, dsn), "CREATE TABLE hot (id int PRIMARY KEY, n int DEFAULT 0); INSERT INTO hot SELECT generate_series(1, 100)")
+	dsn = withParam(t, pgBouncer(t, dsn, "transaction", 8, "max_client_conn = 12"), "default_query_exec_mode", "exec")
+	db := openExecutor(t, dsn, flightpg.ExecutorAuto)
+	var found faults
+	crowd(64, times(4000), halfWrites(db, &found))()
+	found.report(t)
+}
+
+// halfWrites returns calls of which every other one writes.
+func halfWrites(db *sql.DB, found *faults) func(g, i int) {
+	return func(g, i int) {
+		if g%2 == 0 {
+			if _, err := db.Exec("UPDATE hot SET n = n + 1 WHERE id = $1", 1+i%100); err != nil {
+				found.add("write: %v", err)
+			}
+			return
+		}
+		var id int
+		if err := db.QueryRow("SELECT id FROM hot WHERE id = $1 AND $2::int8 > 0", 1+i%100, i).Scan(&id); err != nil || id != 1+i%100 {
+			found.add("read: %d, %v", id, err)
+		}
+	}
+}
+
+// TestScarce_Exports: who reads a large result, and something else for each of its rows,
+// gets that though all flight connections are held by others like him.
+func TestScarce_Exports(t *testing.T) {
+	for name, executor := range bothExecutors {
+		t.Run(name, func(t *testing.T) {
+			dsn := pgtest.Database(t)
+			execAll(t, connect(t, dsn), "CREATE TABLE big AS SELECT i, repeat('x', 1000) AS pad FROM generate_series(1, 4000) i")
+			db, err := flightpg.OpenDB(dsn, flightpg.Config{Executor: executor, FlightConns: 8, SessionConns: 16, MaxResult: 100_000})
+			noError(t, err)
+			closesAtEnd(t, db)
+			var found faults
+			var wg, all sync.WaitGroup
+			all.Add(12) // all have begun before one goes on
+			for g := range 12 {
+				wg.Go(func() {
+					rows, err := db.Query("SELECT i, pad, $1::int FROM big", g)
+					if err != nil {
+						all.Done()
+						found.add("export: %v", err)
+						return
+					}
+					defer rows.Close()
+					n := 0
+					for rows.Next() {
+						if n++; n == 1 {
+							all.Done()
+							all.Wait()
+						}
+						if n%500 == 0 {
+							var one int
+							if err := db.QueryRowContext(context.Background(), "SELECT i FROM big WHERE i = $1 LIMIT 1", n).Scan(&one); err != nil || one != n {
+								found.add("look-up: %d, %v", one, err)
+							}
+						}
+					}
+					if rows.Err() != nil || n != 4000 {
+						found.add("%d rows, %v", n, rows.Err())
+					}
+				})
+			}
+			wg.Wait()
+			found.report(t)
+		})
+	}
+}
