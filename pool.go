@@ -140,13 +140,16 @@ const maxBadIdle = 2
 func (p *pool) borrow(ctx context.Context) (*lease, error) {
 	l, err := p.take(ctx, usual)
 	if failed, ok := err.(*openError); ok {
-		return p.await(ctx, failed.error)
+		return p.await(ctx, failed)
 	}
 	return l, err
 }
 
 // openError says that a session could not be opened.
-type openError struct{ error }
+type openError struct {
+	error
+	others bool // another caller's attempt was just now, and this one made none
+}
 
 func (e *openError) Unwrap() error { return e.error }
 
@@ -158,9 +161,6 @@ func (p *pool) take(ctx context.Context, way how) (l *lease, err error) {
 		}
 		l, err = p.get(ctx, way)
 		if try == maxBadIdle || !errors.Is(err, driver.ErrBadConn) {
-			return l, err
-		}
-		if _, ok := err.(*openError); ok && p.ready.Load() > 0 {
 			return l, err
 		}
 	}
@@ -211,7 +211,7 @@ func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string
 		}
 	}
 	if r := p.refusal.Load(); r != nil && way == usual && monotonic() < r.until && p.ready.Load() > 0 {
-		return nil, &openError{r.err}
+		return nil, &openError{r.err, true}
 	}
 	p.open.Add(1)
 	defer func() {
@@ -222,7 +222,7 @@ func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string
 	dc, err := p.connector.Connect(ctx)
 	if err != nil {
 		p.refused(ctx, err)
-		return nil, &openError{err}
+		return nil, &openError{err, false}
 	}
 	p.ready.Add(1)
 	if p.refusal.Load() != nil {
@@ -279,7 +279,8 @@ func (p *pool) mayAwait(err error) bool {
 // await waits for one of the sessions that there are, as none could be opened. It gives up
 // when none has been given back for long: who has them may keep them for as long as they
 // like. In the meantime it is tried again to open one.
-func (p *pool) await(ctx context.Context, failed error) (*lease, error) {
+func (p *pool) await(ctx context.Context, attempt *openError) (*lease, error) {
+	failed, others := attempt.error, attempt.others
 	if ctx.Err() != nil || !p.mayAwait(failed) && !tooMany(failed) {
 		return nil, failed
 	}
@@ -316,12 +317,19 @@ func (p *pool) await(ctx context.Context, failed error) (*lease, error) {
 			if !ok {
 				return l, err
 			}
-			if failed = no.error; !tooMany(failed) {
+			if failed, others = no.error, no.others; !tooMany(failed) {
 				room = 0
 			}
 		}
 		if room == 0 && (!p.mayAwait(failed) || !p.reaches(failed) || monotonic()-max(began, p.givenAt(failed)) > dialPatience) {
-			return nil, failed
+			if !others {
+				return nil, failed
+			}
+			l, err := p.take(ctx, insisted) // an error is nobody's but his whose attempt it was
+			if no, ok := err.(*openError); ok {
+				err = no.error
+			}
+			return l, err
 		}
 		var hand <-chan *puddle.Resource[*slot]
 		if p.mayAwait(nil) {
@@ -357,14 +365,22 @@ func (p *pool) gets(failed error) bool { return p.connector.c.hands() || tooMany
 
 // givenAt is when one of those was given back last, see monotonic.
 func (p *pool) givenAt(failed error) time.Duration {
-	at, o := time.Duration(p.given.Load()), p.other
+	at, o := p.lastGiven(), p.other
 	if p.gets(failed) {
-		at = max(at, time.Duration(o.given.Load()))
+		at = max(at, o.lastGiven())
 		if o.pipe != nil {
 			at = max(at, o.pipe.Released().Sub(processStart))
 		}
 	}
 	return at
+}
+
+// lastGiven is when a session of this pool was given back last, see monotonic.
+func (p *pool) lastGiven() time.Duration {
+	if at := p.given.Load(); at != 0 {
+		return time.Duration(at)
+	}
+	return math.MinInt64 / 2 // never
 }
 
 // takeIdle takes an idle session if there is one, and opens none.
@@ -403,7 +419,7 @@ func (p *pool) takeIdle(ctx context.Context) *lease {
 // serves reports whether sessions are to be had, though none may be opened.
 func (p *pool) serves() bool {
 	return p.mayAwait(nil) && p.ready.Load() > 0 &&
-		(p.idle.Load() > 0 || monotonic()-time.Duration(p.given.Load()) < dialPatience)
+		(p.idle.Load() > 0 || monotonic()-p.lastGiven() < dialPatience)
 }
 
 // hold notes that a reader of a large result has a session, who may take as long as he
