@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/flightpg/flightpg"
 	"github.com/flightpg/flightpg/internal/pgtest"
@@ -156,6 +159,73 @@ func TestScarce_Exports(t *testing.T) {
 			}
 			wg.Wait()
 			found.report(t)
+		})
+	}
+}
+
+// TestScarce_HandedOver: a connection that has gone from one pool to the other and back is
+// like a new one each time: encrypted, cleared, set up by the hooks, and what runs on it can
+// be cancelled.
+func TestScarce_HandedOver(t *testing.T) {
+	ca := newAuthority(t, "test CA")
+	s := authServer(t, ca)
+	admin := connect(t, s.DSN())
+	execAll(t, admin, `ALTER ROLE by_scram CONNECTION LIMIT 1; CREATE TABLE t AS SELECT 1 AS id; CREATE FUNCTION prepared() RETURNS bigint STABLE LANGUAGE sql AS $$ SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'flightpg%' $$;
+		CREATE TABLE noted (round int, read_only text DEFAULT current_setting('default_transaction_read_only'), path text DEFAULT current_setting('search_path'), prepared int DEFAULT prepared()); GRANT ALL ON t, noted TO by_scram;
+		CREATE FUNCTION slow(n int8) RETURNS int8 STABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN n; END $$`)
+	u, err := url.Parse(s.DSN())
+	noError(t, err)
+	u.User, u.RawQuery = url.UserPassword("by_scram", password), "sslmode=require&require_auth=scram-sha-256&channel_binding=require&application_name=handed"
+	for name, executor := range bothExecutors {
+		t.Run(name, func(t *testing.T) {
+			var setUp atomic.Int64
+			pc, err := pgx.ParseConfig(u.String())
+			noError(t, err)
+			c, err := flightpg.NewConnectorWithConfig(pc, flightpg.Config{
+				Executor: executor, TrustDeclared: true,
+				AfterConnect: func(ctx context.Context, conn *pgx.Conn) error {
+					setUp.Add(1)
+					_, err := conn.Exec(ctx, "SET search_path = public, pg_temp")
+					return err
+				},
+			})
+			noError(t, err)
+			db := sql.OpenDB(c)
+			closesAtEnd(t, db)
+			activity := func(what string) (got string) {
+				t.Helper()
+				noError(t, admin.QueryRow(t.Context(), "SELECT coalesce(max("+what+"::text), 'none') FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE application_name = 'handed'").Scan(&got))
+				return got
+			}
+			pid := ""
+			for round := range 3 {
+				noError(t, db.QueryRow("SELECT id FROM t WHERE id = $1", 1).Scan(new(int)))
+				if pid == "" {
+					pid = activity("pid")
+				}
+				flights := flightpg.ReadStats(db).Flights
+				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond) // it sleeps
+				if err := db.QueryRowContext(ctx, "SELECT slow($1)", round).Scan(new(int)); err == nil {
+					t.Error("600 s are over")
+				}
+				cancel()
+				if n := flightpg.ReadStats(db).Flights; n == flights {
+					t.Errorf("the slow read is not on a flight: %v", flightpg.ReadStats(db).Bypasses)
+				}
+				until(t, "the slow read is cancelled", func() bool { return activity("state") == "idle" })
+				_, err := db.Exec("INSERT INTO noted (round) VALUES ($1)", round)
+				noError(t, err)
+				var readOnly, path, prepared string
+				noError(t, admin.QueryRow(t.Context(), "DELETE FROM noted RETURNING read_only, path, prepared::text").Scan(&readOnly, &path, &prepared))
+				equal(t, "read-only", readOnly, "off")
+				equal(t, "search_path", path, "public, pg_temp")
+				equal(t, "prepared by flights", prepared, "0")
+				equal(t, "encrypted", activity("ssl"), "true")
+				equal(t, "backend", activity("pid"), pid)
+			}
+			if n := setUp.Load(); n < 6 {
+				t.Errorf("the hook has seen %d connections; want one for each time that it went from pool to pool", n)
+			}
 		})
 	}
 }
