@@ -264,7 +264,6 @@ type Connector struct {
 	follow *primary // where there are several hosts
 
 	virtual atomic.Int64 // how many connections database/sql has
-	direct  atomic.Bool  // no pooler stands before the server
 	standby atomic.Bool  // the last connection that told leads to a hot standby
 
 	paths   atomic.Uint64 // how often it has changed where flight sessions look for names

@@ -229,7 +229,7 @@ func (e *poolExecutor) execute(ctx context.Context, r *read) (*result, error) {
 	e.flying.Add(1)
 	defer e.flying.Add(-1)
 	res, err := e.fly(ctx, r)
-	if why, ok := err.(bypassError); ok && Reason(why) != ReasonRefused && Reason(why) != ReasonNoConnection {
+	if why, ok := err.(bypassError); ok && Reason(why) != ReasonRefused {
 		e.off(Reason(why)) // a matter of the server, not of the statement
 	}
 	return res, err
@@ -285,10 +285,8 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 		r.took = monotonic() - sent
 		if res != nil && res.live != nil {
 			res.live.cancel = r.takeCancel()
-			e.db.hold()
 			res.live.done = func() {
 				l.bad = l.bad || res.live.lost
-				e.db.unhold()
 				l.release()
 			}
 			return res, nil
@@ -495,9 +493,6 @@ func (c *Connector) fly(ctx context.Context, mode Mode, r *read) (*result, Reaso
 	}
 	if err != nil {
 		if _, ok := err.(*dialError); ok {
-			if c.sessions.db.serves() {
-				return nil, ReasonNoConnection, nil
-			}
 			res, err = c.flyAgain(ctx, mode, r, leader, err)
 		}
 		if why, ok := err.(bypassError); ok {

@@ -114,7 +114,6 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 		return fmt.Errorf("flightpg: the server did not make a session read-only (%s = %q): set flight_guard=transaction or flight_guard=off", readOnly, answer)
 	default:
 		s.guard = GuardSession
-		s.c.direct.Store(true)
 	}
 	return s.c.meetPath(s, cell(results, 1))
 }

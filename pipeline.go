@@ -142,18 +142,7 @@ func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) 
 	}
 	sc := sessionConnector{inner: c.source.flights, follow: c.follow, flights: true, guard: c.cfg.Guard, c: c}
 	dc, err := sc.Connect(ctx)
-	if err != nil && ctx.Err() == nil {
-		var wait time.Duration
-		if tooMany(err) {
-			wait = cedePatience
-		}
-		if h := c.sessions.db.cede(ctx, int64(x.Stats().Open), wait); h != nil {
-			if ceded, no := sc.over(ctx, h); no == nil {
-				dc, err = ceded, nil
-			}
-		}
-	}
-	if tooMany(err) && x.Stats().Open == 0 && c.sessions.db.makesRoom() {
+	if tooMany(err) && c.sessions.db.makesRoom() {
 		// The backends of those closed take their time to end.
 		for n := 0; n < 100 && tooMany(err); n++ {
 			select {

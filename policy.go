@@ -211,9 +211,6 @@ const (
 	// ReasonUnshareable: the inner driver gave values, or several result sets,
 	// that cannot be given to more than one caller.
 	ReasonUnshareable
-	// ReasonNoConnection: no connection was to be had for a flight, as readers of
-	// large results hold all of them, or none can be opened; a session served.
-	ReasonNoConnection
 
 	reasonCount
 )
@@ -264,7 +261,6 @@ var reasonNames = [reasonCount]string{
 	ReasonMemory:             "memory",
 	ReasonStreamed:           "streamed",
 	ReasonUnshareable:        "unshareable",
-	ReasonNoConnection:       "no-connection",
 }
 
 // String returns the reason's name, as in the README's table and in JSON.

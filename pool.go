@@ -6,7 +6,6 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,22 +36,13 @@ type pool struct {
 	closing chan struct{}                // closed when the pool is
 	end     sync.Once
 	wide    sync.Once
-	widened atomic.Bool
 
 	picking sync.Mutex // one at a time looks for a session of a partition
 
 	open  atomic.Int64 // sessions, those being opened and closed included
-	ready atomic.Int64 // those that have been opened
 	idle  atomic.Int64 // of them; never more than limits.idle
-	given atomic.Int64 // when one was given back last, see monotonic
-
-	refusal atomic.Pointer[refusal] // the last failure to open one, or nil
-
-	streams sync.Mutex    // guards what follows
-	live    int           // sessions that readers of large results hold
-	starved chan struct{} // closed while these hold all that there may be
-	timer   *time.Timer   // looks for idle sessions whose time is over
-	timed   atomic.Bool   // it runs, or what it starts does
+	timer *time.Timer  // looks for idle sessions whose time is over
+	timed atomic.Bool  // it runs, or what it starts does
 
 	other  *pool          // of the same connector
 	pipe   *pipeline.Pool // whose connections are for flights too, or nil
@@ -89,7 +79,6 @@ func newPool(sc sessionConnector, l limits) *pool {
 		limits:    l,
 		hand:      make(chan *puddle.Resource[*slot]),
 		closing:   make(chan struct{}),
-		starved:   make(chan struct{}),
 	}
 	size := int32(math.MaxInt32)
 	if l.open > 0 {
@@ -135,50 +124,43 @@ func (p *pool) isClosed() bool {
 // database/sql, before one is opened.
 const maxBadIdle = 2
 
-// borrow takes a session from the pool, or opens one. If that fails, it waits for one of
-// those that there are.
+// borrow takes a session from the pool, or opens one.
 func (p *pool) borrow(ctx context.Context) (*lease, error) {
-	l, err := p.take(ctx, usual)
-	if failed, ok := err.(*openError); ok {
-		return p.await(ctx, failed)
+	l, err := p.take(ctx)
+	if tooMany(err) && p.other.makesRoom() {
+		// The backends of those closed take their time to end.
+		for range 100 {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, err
+			}
+			if l, err = p.take(ctx); !tooMany(err) {
+				break
+			}
+			p.other.closeIdle()
+		}
 	}
 	return l, err
 }
 
-// openError says that a session could not be opened.
-type openError struct {
-	error
-	others bool // another caller's attempt was just now, and this one made none
-}
-
-func (e *openError) Unwrap() error { return e.error }
-
-// take takes a session, or opens one.
-func (p *pool) take(ctx context.Context, way how) (l *lease, err error) {
+func (p *pool) take(ctx context.Context) (l *lease, err error) {
 	for try := 0; ; try++ {
-		if try == maxBadIdle {
-			way = anew
-		}
-		l, err = p.get(ctx, way)
+		l, err = p.get(ctx, try == maxBadIdle)
 		if try == maxBadIdle || !errors.Is(err, driver.ErrBadConn) {
 			return l, err
 		}
 	}
 }
 
-// get takes a session. The error is an openError, or driver.ErrBadConn if the one that it
-// found is no good.
-func (p *pool) get(ctx context.Context, way how) (*lease, error) {
+// get takes a session, and with anew one that it opens itself. The error is
+// driver.ErrBadConn if the one that it found is no good.
+func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 	part := p.partition(ctx) // a user's function: before anything is held
 	res, err := p.slot(ctx, part)
 	if err != nil {
 		return nil, err
 	}
-	return p.use(ctx, res, part, way)
-}
-
-// use makes a lease of a slot.
-func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string, way how) (*lease, error) {
 	l := &lease{p: p, res: res}
 	taken := false
 	defer func() {
@@ -192,7 +174,7 @@ func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string
 			p.idle.Add(-1)
 		}
 		switch {
-		case way == anew, p.anothers(part, sl.session):
+		case anew, p.anothers(part, sl.session):
 			l.close()
 		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime:
 			return nil, driver.ErrBadConn
@@ -210,9 +192,6 @@ func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string
 			return l, nil
 		}
 	}
-	if r := p.refusal.Load(); r != nil && way == usual && monotonic() < r.until && p.ready.Load() > 0 {
-		return nil, &openError{r.err, true}
-	}
 	p.open.Add(1)
 	defer func() {
 		if sl.session == nil {
@@ -221,12 +200,7 @@ func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string
 	}()
 	dc, err := p.connector.Connect(ctx)
 	if err != nil {
-		p.refused(ctx, err)
-		return nil, &openError{err, false}
-	}
-	p.ready.Add(1)
-	if p.refusal.Load() != nil {
-		p.refusal.Store(nil)
+		return nil, err
 	}
 	sl.session, sl.opened = dc.(*session), time.Now()
 	if p.isClosed() && p.connector.flights {
@@ -235,237 +209,6 @@ func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string
 	l.session, taken = sl.session, true
 	return l, nil
 }
-
-// cedePatience is for how long one caller of a pool waits for what the other gives back.
-const cedePatience = 100 * time.Millisecond
-
-// refusal is why no session could be opened. As long as others are open, none is tried
-// for a while.
-type refusal struct {
-	err   error
-	until time.Duration // see monotonic
-}
-
-// Times between attempts, those of package pipeline.
-const (
-	fullTime    = time.Second           // where the server, or who stands before it, takes no more connections
-	refusedTime = 50 * time.Millisecond // else
-)
-
-// refused notes that no session could be opened.
-func (p *pool) refused(ctx context.Context, err error) {
-	if ctx.Err() == nil && p.mayAwait(err) {
-		p.refusal.Store(refusalOf(err))
-	}
-}
-
-func refusalOf(err error) *refusal {
-	if tooMany(err) {
-		return &refusal{err, monotonic() + fullTime}
-	}
-	return &refusal{err, monotonic() + refusedTime}
-}
-
-// mayAwait reports whether sessions go from one caller to the next, and a failure to open
-// one is no reason to do without those that there are.
-func (p *pool) mayAwait(err error) bool {
-	if _, bypass := err.(bypassError); bypass || errors.Is(err, errOldPrimary) {
-		return false
-	}
-	panicked := (*HookPanicError)(nil)
-	return !errors.As(err, &panicked) && !p.connector.pooled && !p.connector.c.parted() && !p.connector.c.own()
-}
-
-// await waits for one of the sessions that there are, as none could be opened. It gives up
-// when none has been given back for long: who has them may keep them for as long as they
-// like. In the meantime it is tried again to open one.
-func (p *pool) await(ctx context.Context, attempt *openError) (*lease, error) {
-	failed, others := attempt.error, attempt.others
-	if ctx.Err() != nil || !p.mayAwait(failed) && !tooMany(failed) {
-		return nil, failed
-	}
-	alone := p.ready.Load() == 0
-	began := monotonic()
-	look := time.NewTicker(10 * time.Millisecond) // one may be given back in the moment before this listens
-	defer look.Stop()
-	wait := time.Duration(0)
-	room := 0 // attempts, since another pool has made room: the backends of those closed take their time to end
-	for {
-		if l := p.spare(ctx, wait); l != nil {
-			if wait > 0 { // there may be more
-				p.refusal.Store(&refusal{failed, monotonic()})
-			}
-			return l, nil
-		}
-		wait = 0
-		insist := room > 0
-		switch r := p.refusal.Load(); {
-		case insist:
-			room--
-			p.other.closeIdle()
-		case alone && tooMany(failed) && p.other.makesRoom():
-			insist, room = true, 100
-		case !alone && r != nil && monotonic() >= r.until:
-			insist = p.refusal.CompareAndSwap(r, refusalOf(failed)) // one at a time
-			if insist && tooMany(failed) {
-				wait = cedePatience
-			}
-		}
-		if insist {
-			l, err := p.take(ctx, insisted)
-			no, ok := err.(*openError)
-			if !ok {
-				return l, err
-			}
-			if failed, others = no.error, no.others; !tooMany(failed) {
-				room = 0
-			}
-		}
-		if room == 0 && (!p.mayAwait(failed) || !p.reaches(failed) || monotonic()-max(began, p.givenAt(failed)) > dialPatience) {
-			if !others {
-				return nil, failed
-			}
-			l, err := p.take(ctx, insisted) // an error is nobody's but his whose attempt it was
-			if no, ok := err.(*openError); ok {
-				err = no.error
-			}
-			return l, err
-		}
-		var hand <-chan *puddle.Resource[*slot]
-		if p.mayAwait(nil) {
-			hand = p.hand
-		}
-		select {
-		case res := <-hand: // with its place
-			if l, err := p.use(ctx, res, "", usual); err == nil {
-				return l, nil
-			}
-		case <-look.C:
-		case <-p.closing:
-			return nil, errPoolClosed
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// reaches reports whether there are sessions that may be had some time, here or of the
-// other pool's. If there is room for no more, those that are being opened count: it is they
-// who have it.
-func (p *pool) reaches(failed error) bool {
-	o, full := p.other, tooMany(failed)
-	switch {
-	case p.ready.Load() > 0, full && p.open.Load() > 0:
-		return true
-	case !p.gets(failed):
-		return false
-	}
-	return o.ready.Load() > 0 || full && o.open.Load() > 0 || o.pipe != nil && o.pipe.Stats().Open > 0
-}
-
-// gets reports whether the other pool's sessions are of use here: as they are, or by making
-// room.
-func (p *pool) gets(failed error) bool { return p.connector.c.hands() || tooMany(failed) }
-
-// givenAt is when one of those was given back last, see monotonic.
-func (p *pool) givenAt(failed error) time.Duration {
-	at, o := p.lastGiven(), p.other
-	if p.gets(failed) {
-		at = max(at, o.lastGiven())
-		if o.pipe != nil {
-			at = max(at, o.pipe.Released().Sub(processStart))
-		}
-	}
-	return at
-}
-
-// lastGiven is when a session of this pool was given back last, see monotonic.
-func (p *pool) lastGiven() time.Duration {
-	if at := p.given.Load(); at != 0 {
-		return time.Duration(at)
-	}
-	return math.MinInt64 / 2 // never
-}
-
-// takeIdle takes an idle session if there is one, and opens none.
-func (p *pool) takeIdle(ctx context.Context) *lease {
-	if p.idle.Load() == 0 || !p.mayAwait(nil) {
-		return nil
-	}
-	if p.places != nil {
-		select {
-		case p.places <- struct{}{}:
-		default:
-			return nil
-		}
-	}
-	p.picking.Lock()
-	idle := p.slots.AcquireAllIdle() // used last first
-	i := slices.IndexFunc(idle, func(res *puddle.Resource[*slot]) bool { return res.Value().session != nil })
-	var res *puddle.Resource[*slot]
-	if i >= 0 {
-		res = idle[i]
-		idle = slices.Delete(idle, i, i+1)
-	}
-	giveBack(idle)
-	p.picking.Unlock()
-	if res == nil {
-		p.leave()
-		return nil
-	}
-	l, err := p.use(ctx, res, "", usual)
-	if err != nil {
-		return nil
-	}
-	return l
-}
-
-// serves reports whether sessions are to be had, though none may be opened.
-func (p *pool) serves() bool {
-	return p.mayAwait(nil) && p.ready.Load() > 0 &&
-		(p.idle.Load() > 0 || monotonic()-p.lastGiven() < dialPatience)
-}
-
-// hold notes that a reader of a large result has a session, who may take as long as he
-// likes. Who waits for one waits in vain if all are held by such.
-func (p *pool) hold() { p.holds(1) }
-
-// unhold is the end of that.
-func (p *pool) unhold() { p.holds(-1) }
-
-func (p *pool) holds(n int) {
-	if p.places == nil {
-		return
-	}
-	p.streams.Lock()
-	defer p.streams.Unlock()
-	before := p.live >= p.most()
-	p.live += n
-	switch after := p.live >= p.most(); {
-	case after && !before:
-		close(p.starved)
-	case before && !after:
-		p.starved = make(chan struct{})
-	}
-}
-
-// most is how many sessions may be out.
-func (p *pool) most() int {
-	if p.widened.Load() {
-		return p.limits.open
-	}
-	return p.limits.open - p.limits.kept
-}
-
-// whenStarved returns a channel that is closed when nobody who waits can get a session.
-func (p *pool) whenStarved() <-chan struct{} {
-	p.streams.Lock()
-	defer p.streams.Unlock()
-	return p.starved
-}
-
-// errStarved says that readers of large results hold all sessions of a pool.
-var errStarved = bypassError(ReasonNoConnection)
 
 // slot takes a slot: one that somebody gives back, one with an idle session, or a new one.
 // A sql.Conn outlives db.Close, with pgx too: who has one still gets a session.
@@ -492,8 +235,6 @@ func (p *pool) slot(ctx context.Context, part string) (*puddle.Resource[*slot], 
 				return nil, ctx.Err()
 			case <-closing:
 				return nil, errPoolClosed
-			case <-p.whenStarved():
-				return nil, errStarved
 			}
 		}
 	}
@@ -560,12 +301,6 @@ func (p *pool) leave() {
 // called at any time, and again.
 func (p *pool) widen() {
 	p.wide.Do(func() {
-		p.streams.Lock()
-		if p.live >= p.most() && p.live < p.limits.open {
-			p.starved = make(chan struct{})
-		}
-		p.widened.Store(true)
-		p.streams.Unlock()
 		for range p.limits.kept {
 			p.leave()
 		}
@@ -582,7 +317,6 @@ func (l *lease) release() {
 		l.drop()
 		return
 	}
-	p.given.Store(int64(monotonic()))
 	sl := l.res.Value()
 	sl.handed = true
 	select {
@@ -646,7 +380,6 @@ func (l *lease) close() error {
 		return nil
 	}
 	sl.session = nil
-	l.p.ready.Add(-1)
 	defer l.p.open.Add(-1)
 	return s.Close()
 }
@@ -784,6 +517,5 @@ func tooMany(err error) bool {
 		return false
 	}
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && (pgErr.Code == "53300" || // too_many_connections
-		pgErr.Code == "08P01" && strings.Contains(pgErr.Message, "max_client_conn")) // PgBouncer's
+	return errors.As(err, &pgErr) && pgErr.Code == "53300" // too_many_connections
 }

@@ -590,7 +590,6 @@ func (w *simWorld) causedSince(start int, c *simCall, is func(simInjected) bool)
 func (w *simWorld) windUp() bool {
 	if ops := w.ops(); len(ops) > 0 {
 		w.answer(ops[0], endWell)
-		w.patient = false
 		return true
 	}
 	busy := 0
@@ -615,11 +614,6 @@ func (w *simWorld) windUp() bool {
 		default:
 			continue
 		}
-		return true
-	}
-	if busy > 0 && !w.patient { // for a session, as none could be opened
-		w.patient = true
-		time.Sleep(2 * dialPatience) // the bubble's time
 		return true
 	}
 	if busy > 0 {

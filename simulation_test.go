@@ -84,14 +84,13 @@ type simCallKey struct{}
 
 // simWorld is one schedule.
 type simWorld struct {
-	plan    *schedule.Plan
-	total   *simEvents
-	step    int
-	patient bool // it has waited at the end for what takes its time
-	trace   []string
-	fault   atomic.Pointer[schedule.Violation]
-	abort   chan struct{}
-	now     atomic.Int64 // the clock: rises with everything that has an order
+	plan  *schedule.Plan
+	total *simEvents
+	step  int
+	trace []string
+	fault atomic.Pointer[schedule.Violation]
+	abort chan struct{}
+	now   atomic.Int64 // the clock: rises with everything that has an order
 
 	cfg         Config
 	maxOpen     int

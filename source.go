@@ -27,10 +27,6 @@ type source struct {
 	resets            bool            // … whenever one is used again, and the session with it
 	fresh             bool            // no code but flightpg's and the hooks of its Config sees a connection first
 	pooled            bool            // somebody else's pool has them: they are borrowed for as long as they are in use
-
-	// handed is the source of one connection, which is handed over; nil where hooks
-	// decide what for a connection is.
-	handed func(flights bool, h *handover, from *pgconn.HijackedConn) driver.Connector
 }
 
 // fromConfig is the source of new connections with pgx's config, which it may
@@ -48,24 +44,14 @@ func fromConfig(pc *pgx.ConnConfig, cfg *Config) (source, error) {
 	if flights.ConnectTimeout == 0 {
 		flights.ConnectTimeout = dialLimit
 	}
-	s := source{
+	return source{
 		flights:  stdlib.GetConnector(*flights, hooks...),
 		sessions: stdlib.GetConnector(*to, hooks...),
 		config:   pc,
 		doors:    len(hooks) > 0 || hasDoors(pc),
 		resets:   cfg.ResetSession != nil,
 		fresh:    true,
-	}
-	if cfg.BeforeConnect == nil {
-		s.handed = func(forFlights bool, h *handover, from *pgconn.HijackedConn) driver.Connector {
-			pc := to
-			if forFlights {
-				pc = flights
-			}
-			return stdlib.GetConnector(*handedOver(pc, h, from), hooks...)
-		}
-	}
-	return s, nil
+	}, nil
 }
 
 // takeParams takes flightpg's parameters out of a config that was parsed without

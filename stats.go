@@ -17,7 +17,7 @@ type Stats struct {
 	Joins uint64 `json:"joins"`
 	// Bypasses counts queries (not Execs) that ran on a session of their
 	// caller's own, by the reason. A read that had to leave its flight
-	// (overflow, memory, streamed, unshareable, no-connection) is counted in Flights or Joins and here.
+	// (overflow, memory, streamed, unshareable) is counted in Flights or Joins and here.
 	Bypasses map[Reason]uint64 `json:"bypasses"`
 	// Execs counts calls of Exec, by DB, Conn, Tx or Stmt.
 	Execs uint64 `json:"execs"`

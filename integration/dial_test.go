@@ -20,11 +20,10 @@ import (
 // them and is silent; or, after a while, it opens and closes them.
 type door struct {
 	net.Listener
-	open    atomic.Bool
-	refuses atomic.Bool  // whoever comes, at once
-	after   atomic.Int64 // nanoseconds
-	taken   atomic.Int64
-	all     sync.WaitGroup
+	open  atomic.Bool
+	after atomic.Int64 // nanoseconds
+	taken atomic.Int64
+	all   sync.WaitGroup
 }
 
 // newDoor returns a door, and the DSN of the server behind it.
@@ -60,9 +59,6 @@ func newDoor(t *testing.T, dsn string) (*door, string) {
 
 func (d *door) pass(client net.Conn, upstream string) {
 	defer client.Close()
-	if d.refuses.Load() {
-		return
-	}
 	if !d.open.Load() {
 		if after := d.after.Load(); after > 0 {
 			time.Sleep(time.Duration(after)) // while callers come

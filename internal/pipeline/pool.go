@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 	"weak"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Pool runs calls on the connections that it opens as it needs them. It is safe
@@ -833,33 +831,6 @@ func closeAll(conns []*conn) {
 
 // CloseIdle closes the free connections.
 func (p *Pool) CloseIdle() { closeAll(p.takeIdle()) }
-
-// Cede takes the free connection out that has been idle for longest, for somebody else: if
-// there are more than so many, or it has been idle for so long. It returns nil if there is
-// none.
-func (p *Pool) Cede(most int64, idle time.Duration) *pgconn.HijackedConn {
-	p.lock()
-	if len(p.free) == 0 || int64(len(p.conns)) <= most && time.Since(p.free[0].idleSince) < idle {
-		p.unlock()
-		return nil
-	}
-	k := p.takeFreeLocked(1)[0]
-	p.unlock()
-	if k.front.ReadBufferLen() > 0 { // a notice, say: it would be lost
-		k.close()
-		return nil
-	}
-	k.closed = true
-	k.setGlance(time.Time{})
-	return k.hijacked
-}
-
-// Released is when a connection was given back last.
-func (p *Pool) Released() time.Time {
-	p.lock()
-	defer p.unlock()
-	return p.releasedAt
-}
 
 // takeIdle takes the free connections out.
 func (p *Pool) takeIdle() []*conn {
