@@ -23,17 +23,41 @@ type database struct {
 	flight.Epoch
 	// ddl counts statements that may have changed the catalog. A set that was
 	// loaded at a lower count is out of date.
-	ddl atomic.Uint64
+	ddl   atomic.Uint64
+	ddlAt atomic.Int64 // when the last of them ended, in Unix nanoseconds
 	primary
 }
 
+// altered notes that such a statement has ended.
+func (d *database) altered() {
+	d.ddlAt.Store(time.Now().UnixNano())
+	d.ddl.Add(1)
+}
+
+// goesOn returns for how long DDL is still taken to go on, if it is taken to for so long
+// after each statement.
+func (d *database) goesOn(lull time.Duration) time.Duration {
+	at := d.ddlAt.Load()
+	if at == 0 {
+		return 0
+	}
+	since := time.Duration(time.Now().UnixNano() - at)
+	if since < 0 { // somebody has set the clock
+		return 0
+	}
+	return max(lull-since, 0)
+}
+
 // catalogs keeps a connector's picture of the database's catalog: which names
-// make a statement unsafe to share. It is loaded before the first flight, and
-// again after DDL that was seen on any session of the process: for these readers
-// wait, for at most catalogWait each. In the background it is loaded again when it is
-// older than its time to live, when a name was not found in it, and after what may have
-// been DDL; the old picture serves until then, unless nobody has read for twice its time
-// to live: who comes after that waits as well.
+// make a statement unsafe to share. It is asked for when the connector is used first, and
+// again after DDL that was seen on any session of the process, when there has been none
+// for a moment (see lull): a schema script is one reason to load it, not a hundred. Until
+// it is there, reads that need it bypass. Those that come while it is being loaded wait
+// for it for catalogWait, until the first has waited in vain; while DDL goes on none does.
+// In the background it is loaded again when it is older than its time to live, when a name
+// was not found in it, and after what may have been DDL; the old picture serves until
+// then, unless nobody has read for twice its time to live: who comes after that waits as
+// well.
 //
 // Where many processes have one reason to load it, each does so at a moment of its own.
 type catalogs struct {
@@ -46,11 +70,16 @@ type catalogs struct {
 	current  atomic.Pointer[loaded]
 	retryAt  atomic.Int64  // Unix nanoseconds before which a failed load is not tried again
 	failing  atomic.Int32  // loads in a row that have failed
-	took     atomic.Int64  // nanoseconds that the last one took
+	took     atomic.Int64  // nanoseconds that the last one took that has not
+	vain     atomic.Int32  // loads in a row that were out of date when they ended
 	searches atomic.Int32  // loads in a row that did not have the names they were for
 	maybes   atomic.Uint64 // what may have been DDL
 	loading  atomic.Bool   // a load is under way
 	slow     atomic.Bool   // somebody has waited in vain for the load under way; others need not
+	lulls    atomic.Bool   // it will be loaded when DDL has ended
+	closed   atomic.Bool   // nobody needs it any more
+
+	cancel atomic.Pointer[context.CancelFunc] // of the last load
 
 	gens     atomic.Uint64
 	loads    atomic.Uint64
@@ -86,7 +115,13 @@ func (l *loaded) expire(at time.Time) {
 const (
 	// catalogWait bounds how long a reader waits for a load. After it, names
 	// that only the catalog knows bypass until the load is there.
-	catalogWait = time.Second
+	catalogWait = 20 * time.Millisecond
+	// DDL is taken to go on for so long after each statement, or for one part in
+	// catalogLullPart of what a load takes; twice as long after each load in a row that was
+	// out of date when it ended, up to catalogLullMost.
+	catalogLull     = 100 * time.Millisecond
+	catalogLullPart = 4
+	catalogLullMost = time.Second
 	// catalogTimeout bounds a load itself.
 	catalogTimeout = 30 * time.Second
 	// The pause after a load that failed, twice as long after each that fails in a row:
@@ -105,6 +140,12 @@ const (
 	// have met it at the same time.
 	catalogSpread = time.Second
 )
+
+// lull returns for how long DDL is still taken to go on; 0: it does not.
+func (c *catalogs) lull() time.Duration {
+	least := min(max(catalogLull, time.Duration(c.took.Load())/catalogLullPart), catalogLullMost)
+	return c.db.goesOn(min(least<<min(c.vain.Load(), 16), catalogLullMost))
+}
 
 // pause is the least time between two loads that nobody waits for.
 func (c *catalogs) pause() time.Duration {
@@ -144,7 +185,7 @@ func (c *catalogs) renew(ctx context.Context, l *loaded) {
 }
 
 // get returns a picture that is up to date as far as this process can know, nil
-// if none can be had in time.
+// if none can be had at once or soon.
 func (c *catalogs) get(ctx context.Context) *loaded {
 	ddl := c.db.ddl.Load()
 	if l := c.current.Load(); l != nil && l.ddl >= ddl {
@@ -152,7 +193,11 @@ func (c *catalogs) get(ctx context.Context) *loaded {
 			return l
 		}
 	}
-	if time.Now().UnixNano() < c.retryAt.Load() {
+	switch {
+	case c.slow.Load() && c.loading.Load(), time.Now().UnixNano() < c.retryAt.Load():
+		return nil
+	case c.lull() > 0:
+		c.later(ctx)
 		return nil
 	}
 	wait := time.NewTimer(catalogWait)
@@ -175,6 +220,9 @@ func (c *catalogs) get(ctx context.Context) *loaded {
 			return l
 		case time.Now().UnixNano() < c.retryAt.Load():
 			return nil // it failed
+		case c.lull() > 0:
+			c.later(ctx)
+			return nil
 		}
 		// The load that was under way began before the DDL: once more.
 	}
@@ -196,6 +244,41 @@ func (c *catalogs) refresh(ctx context.Context) error {
 	return nil
 }
 
+// later has the catalog loaded when DDL has ended.
+func (c *catalogs) later(ctx context.Context) {
+	if c.lulls.Load() || c.lulls.Swap(true) {
+		return
+	}
+	if ctx = context.WithoutCancel(ctx); !c.hooks {
+		ctx = context.Background()
+	}
+	weak := weak.Make(c) // see start
+	var again func()
+	again = func() {
+		c := weak.Value()
+		if c == nil {
+			return
+		}
+		if lull := c.lull(); lull > 0 && !c.closed.Load() {
+			time.AfterFunc(lull, again)
+			return
+		}
+		c.lulls.Store(false)
+		if l := c.current.Load(); l == nil || l.ddl != c.db.ddl.Load() {
+			c.wanted(ctx)
+		}
+	}
+	time.AfterFunc(max(c.lull(), 1), again)
+}
+
+// close ends the load under way, and those to come.
+func (c *catalogs) close() {
+	c.closed.Store(true)
+	if cancel := c.cancel.Load(); cancel != nil {
+		(*cancel)()
+	}
+}
+
 // start begins a load if none is under way, and returns where its end is told. Hooks see
 // the values of ctx.
 func (c *catalogs) start(ctx context.Context) <-chan singleflight.Result {
@@ -205,13 +288,15 @@ func (c *catalogs) start(ctx context.Context) <-chan singleflight.Result {
 	return c.group.DoChan("", func() (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, catalogTimeout)
 		defer cancel()
+		if c.cancel.Store(&cancel); c.closed.Load() {
+			cancel()
+		}
 		c.loading.Store(true)
 		defer c.loading.Store(false)
 		defer c.slow.Store(false)
 		l, maybes := &loaded{ddl: c.db.ddl.Load(), at: time.Now()}, c.maybes.Load()
 		c.loads.Add(1)
 		set, err := c.loadSafely(ctx)
-		c.took.Store(int64(time.Since(l.at)))
 		if err != nil {
 			c.failures.Add(1)
 			c.lastErr.Store(&err)
@@ -222,7 +307,12 @@ func (c *catalogs) start(ctx context.Context) <-chan singleflight.Result {
 			}
 			return nil, err
 		}
-		c.failing.Store(0)
+		c.took.Store(int64(time.Since(l.at))) // one that fails has waited for a lock, say
+		if c.failing.Store(0); l.ddl != c.db.ddl.Load() {
+			c.vain.Add(1)
+		} else {
+			c.vain.Store(0)
+		}
 		c.lastErr.Store(nil)
 		l.set, l.gen = set, c.gens.Add(1)
 		if ttl := c.ttl - atRandom(c.ttl/4); ttl > 0 {
@@ -293,9 +383,14 @@ func (c *catalogs) unknown(gen uint64) {
 // found notes that a name that was not found is there now.
 func (c *catalogs) found() { c.searches.Store(0) }
 
-// wanted starts a load in the background, unless one has just failed.
+// wanted starts a load in the background, unless one has just failed, when no DDL goes
+// on.
 func (c *catalogs) wanted(ctx context.Context) {
-	if time.Now().UnixNano() >= c.retryAt.Load() {
+	switch {
+	case c.closed.Load(), time.Now().UnixNano() < c.retryAt.Load():
+	case c.lull() > 0:
+		c.later(ctx)
+	default:
 		c.start(ctx)
 	}
 }
@@ -326,9 +421,10 @@ func (c *Connector) peek(ctx context.Context) *loaded {
 	return c.parting.view(l, partitionOf(ctx, c.cfg.PartitionKey))
 }
 
-// catalog returns an up-to-date picture of the catalog. It may wait for it, and
-// returns nil if none can be had.
-func (c *Connector) catalog(ctx context.Context) *loaded {
+// catalog returns an up-to-date picture of the catalog. It may wait for it, for where the
+// sessions of the context's partition look for names for that long, and returns nil if
+// none can be had.
+func (c *Connector) catalog(ctx context.Context, patience time.Duration) *loaded {
 	if c.catalogs == nil {
 		return nil
 	}
@@ -336,14 +432,17 @@ func (c *Connector) catalog(ctx context.Context) *loaded {
 	if l == nil || !c.parted() {
 		return l
 	}
-	return c.partView(ctx, l)
+	return c.partView(ctx, l, patience)
 }
 
 // changed tells everyone in the process who uses the database that something
 // was written.
 func (c *Connector) changed(e effect) {
 	if e&effectDDL != 0 {
-		c.db.ddl.Add(1)
+		c.db.altered()
+		if c.catalogs != nil && !c.catalogs.hooks && c.catalogs.current.Load() != nil {
+			c.catalogs.later(context.Background()) // who reads then shall not have to ask for it
+		}
 	}
 	if e&effectMaybeDDL != 0 && c.catalogs != nil {
 		c.catalogs.soon()

@@ -65,7 +65,7 @@ func TestCatalogs(t *testing.T) {
 	}
 	ctx := context.Background()
 	bubble(t, "FirstReadersShareOneLoad", func(t *testing.T) {
-		c, s := make(100*time.Millisecond, time.Hour)
+		c, s := make(catalogWait/2, time.Hour)
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
@@ -79,7 +79,7 @@ func TestCatalogs(t *testing.T) {
 			t.Errorf("%d loads; want 1", n)
 		}
 	})
-	bubble(t, "WaitsASecondAtMost", func(t *testing.T) {
+	bubble(t, "WaitIsBounded", func(t *testing.T) {
 		c, _ := make(3*time.Second, time.Hour)
 		start := time.Now()
 		if c.get(ctx) != nil || time.Since(start) != catalogWait {
@@ -105,7 +105,7 @@ func TestCatalogs(t *testing.T) {
 		}
 		time.Sleep(20 * time.Second) // the bubble's time
 		synctest.Wait()
-		s.takes.Store(int64(100 * time.Millisecond))
+		s.takes.Store(int64(catalogWait / 2))
 		c.db.ddl.Add(1)
 		if c.get(ctx) == nil || s.loads.Load() != 2 {
 			t.Errorf("after it came nobody waits any more for the next one (%d loads)", s.loads.Load())
@@ -113,11 +113,11 @@ func TestCatalogs(t *testing.T) {
 	})
 	bubble(t, "CallersContextEndsItsWait", func(t *testing.T) {
 		c, _ := make(500*time.Millisecond, time.Hour)
-		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(ctx, catalogWait/2)
 		defer cancel()
 		start := time.Now()
-		if c.get(ctx) != nil || time.Since(start) != 100*time.Millisecond {
-			t.Errorf("get returned after %v; want 100ms", time.Since(start))
+		if c.get(ctx) != nil || time.Since(start) != catalogWait/2 {
+			t.Errorf("get returned after %v; want %v", time.Since(start), catalogWait/2)
 		}
 		time.Sleep(time.Second) // the bubble's time
 		if c.peek(t.Context()) == nil {
@@ -125,7 +125,7 @@ func TestCatalogs(t *testing.T) {
 		}
 	})
 	bubble(t, "TimeToLiveIsOffTheCallersPath", func(t *testing.T) {
-		c, s := make(100*time.Millisecond, time.Minute)
+		c, s := make(catalogWait/2, time.Minute)
 		first := c.get(ctx)
 		time.Sleep(time.Minute + time.Second) // the bubble's time
 		start := time.Now()
@@ -138,10 +138,10 @@ func TestCatalogs(t *testing.T) {
 			t.Errorf("%d loads; want a second one by now", s.loads.Load())
 		}
 	})
-	bubble(t, "DDLMakesReadersWait", func(t *testing.T) {
-		c, s := make(100*time.Millisecond, time.Hour)
+	bubble(t, "DDLEndsThePicture", func(t *testing.T) {
+		c, s := make(catalogWait/2, time.Hour)
 		first := c.get(ctx)
-		c.db.ddl.Add(1)
+		c.db.ddl.Add(1) // long ago
 		if c.peek(t.Context()) != nil {
 			t.Error("peek gives a set that is out of date")
 		}
@@ -151,10 +151,125 @@ func TestCatalogs(t *testing.T) {
 		// DDL in the middle of a load: that load is not enough.
 		c.db.ddl.Add(1)
 		go c.get(ctx)
-		time.Sleep(50 * time.Millisecond) // the bubble's time
+		time.Sleep(catalogWait / 4) // the bubble's time
 		c.db.ddl.Add(1)
 		if c.get(ctx) == nil || c.current.Load().ddl != 3 || s.loads.Load() != 4 {
 			t.Errorf("the set is of DDL %d after %d loads; want 3 after 4", c.current.Load().ddl, s.loads.Load())
+		}
+	})
+	// A schema script, with reads between its statements: none of them waits, and what is
+	// loaded meanwhile would be out of date by the next statement.
+	bubble(t, "DDLGoesOn", func(t *testing.T) {
+		for _, takes := range []time.Duration{catalogWait / 4, 5 * catalogLull, 5 * catalogLullMost} {
+			c, s := make(takes, time.Hour)
+			c.start(ctx)
+			time.Sleep(takes + time.Millisecond) // the bubble's time
+			synctest.Wait()
+			old := c.peek(ctx)
+			lull := min(max(takes/catalogLullPart, catalogLull), catalogLullMost)
+			begin := time.Now()
+			for time.Since(begin) < 20*lull {
+				c.db.altered()
+				for range 3 {
+					if now := time.Now(); c.get(ctx) != nil || time.Since(now) != 0 {
+						t.Fatalf("while DDL goes on a reader has waited %v, or has a picture", time.Since(now))
+					}
+					time.Sleep(lull / 4) // the bubble's time
+				}
+			}
+			if n := s.loads.Load(); old == nil || n != 1 {
+				t.Errorf("%d loads while DDL goes on; want none but the first", n-1)
+			}
+			time.Sleep(lull + takes) // the bubble's time; nobody reads
+			synctest.Wait()
+			if l := c.peek(ctx); l == nil || l == old || s.loads.Load() != 2 {
+				t.Errorf("a load that takes %v: %d loads after the last DDL; want one, whose picture serves", takes, s.loads.Load()-1)
+			}
+			time.Sleep(time.Minute) // the bubble's time
+			if n := s.loads.Load(); n != 2 {
+				t.Errorf("%d loads; want no more", n)
+			}
+		}
+	})
+	// DDL that comes a little less often than it is taken for over: not each statement costs
+	// a load that is of no use.
+	bubble(t, "DDLGoesOnSlowly", func(t *testing.T) {
+		c, s := make(0, time.Hour)
+		c.get(ctx)
+		s.takes.Store(int64(4 * catalogLull))
+		for range 200 {
+			c.db.altered()
+			c.get(ctx)
+			time.Sleep(catalogLull * 3 / 2) // the bubble's time
+		}
+		if n := s.loads.Load() - 1; n > 6 {
+			t.Errorf("%d loads during 200 statements; want a few", n)
+		}
+		time.Sleep(catalogLullMost + 4*catalogLull) // the bubble's time
+		if c.peek(ctx) == nil {
+			t.Error("no picture when it is over")
+		}
+		c.db.altered()
+		time.Sleep(catalogLull - 1) // the bubble's time
+		if n := s.loads.Load(); c.get(ctx) != nil || s.loads.Load() != n {
+			t.Error("DDL is over at once")
+		}
+		time.Sleep(5 * catalogLull) // the bubble's time
+		if c.peek(ctx) == nil {
+			t.Error("after a load that was of use the next one still comes late")
+		}
+	})
+	// It is locked, or slow, after DDL: that is felt by one read in a while.
+	bubble(t, "OneWaitsInVainAfterDDL", func(t *testing.T) {
+		c, s := make(0, time.Hour)
+		c.get(ctx)
+		s.takes.Store(int64(time.Hour)) // it ends after catalogTimeout
+		waited, reads := 0, 0
+		for begin := time.Now(); time.Since(begin) < 5*time.Minute; time.Sleep(10 * time.Millisecond) { // the bubble's time
+			if reads%1000 == 0 {
+				c.db.altered()
+			}
+			reads++
+			now := time.Now()
+			if c.get(ctx) != nil {
+				t.Fatal("a set before it can be there")
+			}
+			if d := time.Since(now); d > catalogWait {
+				t.Fatalf("a reader has waited for %v", d)
+			} else if d > 0 {
+				waited++
+			}
+		}
+		if n := int(s.loads.Load()) - 1; n < 5 || waited > n {
+			t.Errorf("%d of %d readers have waited, in %d loads; want one of each at most", waited, reads, n)
+		}
+		s.takes.Store(0)
+		time.Sleep(catalogTimeout) // the bubble's time
+	})
+	// Another's clock is not to be trusted: it may have been set back after the last DDL.
+	bubble(t, "ClockSetBack", func(t *testing.T) {
+		c, _ := make(0, time.Hour)
+		c.db.altered()
+		c.db.ddlAt.Add(int64(time.Hour))
+		if c.get(ctx) == nil {
+			t.Error("DDL of the future goes on")
+		}
+	})
+	bubble(t, "CloseEndsTheLoad", func(t *testing.T) {
+		c, s := make(20*time.Second, time.Hour)
+		begin := time.Now()
+		loading := c.start(ctx)
+		synctest.Wait()
+		c.close()
+		if r := <-loading; r.Err == nil || time.Since(begin) != 0 {
+			t.Errorf("the load ended with %v after %v; want it cancelled at once", r.Err, time.Since(begin))
+		}
+		c.db.altered()
+		c.later(ctx)
+		c.wanted(ctx)
+		time.Sleep(time.Minute) // the bubble's time
+		if n := s.loads.Load(); n != 1 {
+			t.Errorf("%d loads when it is closed", n-1)
 		}
 	})
 	bubble(t, "FailureIsNotRepeatedAtOnce", func(t *testing.T) {
@@ -213,7 +328,7 @@ func TestCatalogs(t *testing.T) {
 	})
 	// Readers of a picture that is there never ask for more than that.
 	bubble(t, "TimeToLiveIsSeenByThoseWhoPeek", func(t *testing.T) {
-		c, s := make(100*time.Millisecond, time.Minute)
+		c, s := make(catalogWait/2, time.Minute)
 		first := c.get(ctx)
 		for range 61 {
 			time.Sleep(time.Second) // the bubble's time
@@ -232,14 +347,14 @@ func TestCatalogs(t *testing.T) {
 	})
 	// Who comes when nobody has read for long is not judged by what was there then.
 	bubble(t, "AfterAPauseReadersWait", func(t *testing.T) {
-		c, s := make(100*time.Millisecond, time.Minute)
+		c, s := make(catalogWait/2, time.Minute)
 		first := c.get(ctx)
 		time.Sleep(time.Hour) // the bubble's time
 		if c.peek(t.Context()) != nil {
 			t.Error("peek gives a picture of an hour ago")
 		}
 		start := time.Now()
-		if got := c.get(ctx); got == nil || got == first || time.Since(start) > 100*time.Millisecond || s.loads.Load() != 2 {
+		if got := c.get(ctx); got == nil || got == first || time.Since(start) > catalogWait/2 || s.loads.Load() != 2 {
 			t.Errorf("get waited %v, %d loads; want a new picture", time.Since(start), s.loads.Load())
 		}
 		// One that cannot be loaded again is better than none.
@@ -251,7 +366,7 @@ func TestCatalogs(t *testing.T) {
 		}
 	})
 	bubble(t, "SlowLoadIsNoPause", func(t *testing.T) {
-		c, s := make(100*time.Millisecond, time.Second)
+		c, s := make(catalogWait/2, time.Second)
 		first := c.get(ctx)
 		s.takes.Store(int64(10 * time.Second))
 		for range 90 {
@@ -297,8 +412,9 @@ func TestCatalogs(t *testing.T) {
 		}
 	})
 	bubble(t, "MaybeDDLIsSeenSoon", func(t *testing.T) {
-		c, s := make(100*time.Millisecond, time.Hour)
+		c, s := make(catalogWait/2, time.Hour)
 		first := c.get(ctx)
+		s.takes.Store(int64(100 * time.Millisecond))
 		time.Sleep(time.Minute) // the bubble's time
 		begin := time.Now()
 		for time.Since(begin) < time.Minute {

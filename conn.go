@@ -181,7 +181,20 @@ func (cn *conn) stays() bool {
 			cn.judged(v)
 		}
 	}
-	return cn.pinned || cn.locks || len(cn.doubts) > 0 || cn.c.own()
+	return cn.pinned || cn.locks || len(cn.doubts) > 0 || cn.c.own() || cn.closes && cn.c.altering()
+}
+
+// altering reports whether DDL goes on. A session that is to be closed stays with its
+// connection as long: a schema script runs on one, as with pgx, and the reads between its
+// statements are not shared anyway.
+func (c *Connector) altering() bool {
+	switch {
+	case c.cfg.MaxIdle <= 0: // nothing lies idle
+		return false
+	case c.catalogs == nil:
+		return c.db.goesOn(catalogLull) > 0
+	}
+	return c.catalogs.lull() > 0
 }
 
 // lends reports whether the session stays with the connection only because sessions depend
@@ -321,13 +334,13 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if cn.carried && len(cn.doubts) > 0 && (v.reason == ReasonNone || v.wants) {
 		// What the connection did last may be harmless, by the catalog that this
 		// read would wait for elsewhere.
-		if cn.c.catalog(ctx); !cn.stays() {
+		if cn.c.catalog(ctx, catalogWait); !cn.stays() {
 			cn.detach(cn.closes)
 		}
 	}
 	mode, why := cn.bypass(ctx, v)
 	if v.wants && why == v.reason {
-		by := cn.c.catalog(ctx)
+		by := cn.c.catalog(ctx, catalogWait)
 		if err := ctx.Err(); by == nil && err != nil {
 			return nil, err
 		}
@@ -574,8 +587,8 @@ func (cn *conn) IsValid() bool {
 		cn.broken = true
 		return false
 	case !cn.c.sessions.park(cn):
-		if cn.lends() {
-			cn.detach(false)
+		if cn.lends() || cn.closes && !cn.pinned && !cn.locks && len(cn.doubts) == 0 && !cn.c.own() {
+			cn.detach(cn.closes)
 			return true
 		}
 		cn.broken = true

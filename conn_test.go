@@ -956,8 +956,8 @@ func TestConn_EvictedGoesOn(t *testing.T) {
 		t.Fatalf("a connection with doubts: %+v; want it parked", one)
 	}
 	use(other) // the only session there may be is closed for it
-	if c.catalog(ctx) == nil {
-		t.Fatal("no catalog")
+	if err := c.catalogs.refresh(ctx); err != nil || c.catalog(ctx, catalogWait) == nil {
+		t.Fatalf("no catalog: %v", err)
 	}
 	if !other.IsValid() {
 		t.Fatal("the other connection is not valid")

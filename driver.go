@@ -526,6 +526,11 @@ func (c *Connector) openPools() {
 		c.verdicts.pipe.Store(c.pipe.Pool)
 	}
 	c.opened.Store(true)
+	// Who uses a connector first is likely to read. Hooks must see a caller's context, so
+	// with these the first read asks.
+	if c.catalogs != nil && !c.catalogs.hooks && c.cfg.Mode != ModeOff && c.off.Load() == uint32(ReasonNone) {
+		c.catalogs.wanted(context.Background())
+	}
 }
 
 // String says which database it is for.
@@ -546,6 +551,9 @@ func (c *Connector) Close() error {
 		return nil
 	}
 	c.table.Clear()
+	if c.catalogs != nil {
+		c.catalogs.close()
+	}
 	if c.pipe != nil {
 		c.pipe.Close()
 	}

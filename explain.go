@@ -3,6 +3,7 @@ package flightpg
 import (
 	"context"
 	"database/sql"
+	"time"
 
 	"github.com/flightpg/flightpg/internal/judge"
 )
@@ -72,7 +73,7 @@ func (c *Connector) explain(ctx context.Context, query string) (Verdict, error) 
 		if err != nil {
 			return Verdict{}, err
 		}
-		if c.catalog(ctx) == nil && ctx.Err() != nil {
+		if c.catalog(ctx, explainPatience) == nil && ctx.Err() != nil {
 			return Verdict{}, ctx.Err()
 		}
 	}
@@ -85,6 +86,10 @@ func (c *Connector) explain(ctx context.Context, query string) (Verdict, error) 
 	}
 	return explained(v.judged), nil
 }
+
+// explainPatience is how long Explain waits to hear where a partition's sessions look for
+// names.
+const explainPatience = time.Second
 
 // explainOff is the verdict on all statements where nothing is shared.
 func (c *Connector) explainOff() (Verdict, bool) {

@@ -23,6 +23,7 @@ type partitions struct {
 	bytes int                  // of the partitions' names
 
 	asks singleflight.Group // by partition
+	slow map[string]bool    // those for which somebody has waited in vain, by partition
 }
 
 // namesPath is where sessions look for names, as catalog.Set.Path has it. It is asked anew
@@ -134,8 +135,9 @@ const viewShift = 40
 func baseGeneration(gen uint64) uint64 { return gen & (1<<viewShift - 1) }
 
 // partView is what Connector.catalog does for a partition: where its sessions look for
-// names is asked of one of them, once.
-func (c *Connector) partView(ctx context.Context, l *loaded) *loaded {
+// names is asked of one of them, once. Readers wait for the answer for as long as their
+// patience lasts, until the first has waited in vain.
+func (c *Connector) partView(ctx context.Context, l *loaded, patience time.Duration) *loaded {
 	partition := partitionOf(ctx, c.cfg.PartitionKey)
 	if v := c.parting.view(l, partition); v != nil {
 		return v
@@ -144,16 +146,42 @@ func (c *Connector) partView(ctx context.Context, l *loaded) *loaded {
 	asked := c.parting.asks.DoChan(partition, func() (any, error) {
 		ctx, cancel := context.WithTimeout(values, catalogTimeout)
 		defer cancel()
+		defer c.parting.setSlow(partition, false)
 		return nil, c.meetPartition(ctx, l.gen)
 	})
-	wait := time.NewTimer(catalogWait)
+	if patience <= catalogWait && c.parting.isSlow(partition) {
+		return nil
+	}
+	wait := time.NewTimer(patience)
 	defer wait.Stop()
 	select {
 	case <-asked:
 	case <-wait.C:
+		c.parting.setSlow(partition, true)
 	case <-ctx.Done():
 	}
 	return c.parting.view(l, partition)
+}
+
+func (p *partitions) isSlow(partition string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.slow[partition]
+}
+
+// setSlow notes whether somebody has waited in vain for what is asked now. If the answer
+// comes at that very moment, the next one is not waited for.
+func (p *partitions) setSlow(partition string, slow bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !slow:
+		delete(p.slow, partition)
+	case p.slow == nil || len(p.slow) >= maxPaths:
+		p.slow = map[string]bool{strings.Clone(partition): true}
+	default:
+		p.slow[strings.Clone(partition)] = true
+	}
 }
 
 // meetPartition asks a flight session of the context's partition where it looks for names.

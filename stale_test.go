@@ -85,6 +85,9 @@ func TestStaleDescription(t *testing.T) {
 	defer db.Close()
 	const query = "SELECT * FROM shrinks"
 	mustExec(t, db, "CREATE TABLE shrinks (a int); INSERT INTO shrinks VALUES (7)")
+	if err := RefreshCatalog(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
 	mustInt(t, db, query)
 	v := c.verdicts.get(query, c.peek(t.Context()))
 	old := *v.description.Load()

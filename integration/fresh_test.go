@@ -64,6 +64,7 @@ func TestFresh_Elsewhere(t *testing.T) {
 				}
 				exec(dice("STABLE", constant))
 				db := openExecutor(t, withParam(t, dsn, "flight_catalog_ttl", "1s"), e)
+				loaded(t, db) // or the first callers have sessions of their own
 				if n := len(together(t, db, 20, "SELECT dice()")); n != 1 {
 					t.Fatalf("%d answers; want 1", n)
 				}
