@@ -2,11 +2,9 @@ package flightpg
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"strconv"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -74,7 +72,7 @@ func (s *session) clean() (ok bool) {
 	}
 	// DISCARD ALL forgets the role that ALTER ROLE … SET role has given the session, and
 	// leaves the seed of random() that somebody may know.
-	if _, err := ask(ctx, conn.PgConn(), "RESET ROLE; SELECT pg_catalog.setseed("+strconv.FormatFloat(rand.Float64(), 'f', 15, 64)+")"); err != nil {
+	if _, err := ask(ctx, conn.PgConn(), "RESET ROLE; SELECT pg_catalog.setseed(0."+strconv.FormatUint(rand.Uint64(), 10)+")"); err != nil {
 		return false
 	}
 	if err := conn.DeallocateAll(ctx); err != nil { // for pgx to know
@@ -99,7 +97,7 @@ func (c *Connector) cleanable(ctx context.Context, s *session) bool {
 		return true
 	}
 	pg := s.pgx.Conn().PgConn()
-	results, err := ask(ctx, pg, fmt.Sprintf(keepsNothing, pg.PID()))
+	results, err := ask(ctx, pg, "SELECT pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) "+strconv.FormatUint(uint64(pg.PID()), 10)+keepsNothing)
 	if err != nil {
 		return false
 	}
@@ -113,26 +111,18 @@ func (c *Connector) cleanable(ctx context.Context, s *session) bool {
 	return true
 }
 
-// keepsNothing asks whether the session leads to the server itself, and all code that it can
-// have run keeps nothing in the process: built-ins, SQL, PL/pgSQL, and of extensions those
-// that are in PostgreSQL's own distribution or used by many, and are known to.
-var keepsNothing = `SELECT pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %d
+// keepsNothing, behind whether the session leads to the server itself, asks whether all code
+// that it can have run keeps nothing in the process but caches and what RESET ALL resets:
+// built-ins, SQL, PL/pgSQL, and what is in C of extensions that are known.
+const keepsNothing = `
 AND NOT EXISTS (SELECT FROM pg_catalog.pg_language WHERE lanname OPERATOR(pg_catalog.<>) ALL ('{internal,c,sql,plpgsql}'::pg_catalog.name[]))
 AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.prolang OPERATOR(pg_catalog.=) 13 AND p.oid OPERATOR(pg_catalog.>=) 16384
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON d.refobjid OPERATOR(pg_catalog.=) e.oid
     WHERE d.objid OPERATOR(pg_catalog.=) p.oid AND d.classid OPERATOR(pg_catalog.=) 1255 AND d.deptype OPERATOR(pg_catalog.=) 'e'
-    AND d.refclassid OPERATOR(pg_catalog.=) 3079
-    AND e.extname OPERATOR(pg_catalog.=) ANY ('{` + strings.Join(keepNothing, ",") + `}'::pg_catalog.name[])))`
-
-// keepNothing are extensions whose code in C keeps nothing in a session but caches and what
-// RESET ALL resets.
-var keepNothing = []string{
-	"amcheck", "autoinc", "bloom", "btree_gin", "btree_gist", "citext", "cube", "dict_int", "dict_xsyn", "earthdistance",
-	"fuzzystrmatch", "hstore", "insert_username", "intagg", "intarray", "lo", "ltree", "moddatetime", "pageinspect",
-	"pg_buffercache", "pg_freespacemap", "pg_prewarm", "pg_stat_statements", "pg_trgm", "pg_visibility", "pgcrypto",
-	"pgrowlocks", "pgstattuple", "refint", "seg", "tablefunc", "tcn", "tsm_system_rows", "tsm_system_time", "unaccent",
-	`"uuid-ossp"`, "vector",
-}
+    AND d.refclassid OPERATOR(pg_catalog.=) 3079 AND e.extname OPERATOR(pg_catalog.=) ANY ('{amcheck,autoinc,bloom,btree_gin,btree_gist,
+citext,cube,dict_int,dict_xsyn,earthdistance,fuzzystrmatch,hstore,insert_username,intagg,intarray,lo,ltree,moddatetime,pageinspect,
+pg_buffercache,pg_freespacemap,pg_prewarm,pg_stat_statements,pg_trgm,pg_visibility,pgcrypto,pgrowlocks,pgstattuple,refint,seg,
+tablefunc,tcn,tsm_system_rows,tsm_system_time,unaccent,"uuid-ossp",vector}'::pg_catalog.name[])))`
 
 // untouched reports whether nobody has registered anything with a type map.
 func untouched(m *pgtype.Map) bool {

@@ -15,7 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 

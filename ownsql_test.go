@@ -219,7 +219,7 @@ func complaints(text ownText) (list []string) {
 	}
 	for _, s := range statements(text.sql) {
 		if !isQuery(s) {
-			if !regexp.MustCompile(`(?i)^(BEGIN|ROLLBACK|SET|RESET|SHOW)\b`).MatchString(s) {
+			if !regexp.MustCompile(`(?i)^(BEGIN|ROLLBACK|SET|RESET|SHOW|DISCARD)\b`).MatchString(s) {
 				list = append(list, fmt.Sprintf("a kind of statement that is not judged: %.20q", s))
 			}
 			continue
