@@ -171,7 +171,8 @@ type Config struct {
 	MaxIdle int
 
 	// MaxIdleTime closes a connection that was idle for so long. 0 means 5
-	// minutes; negative: never. It takes the place of DB.SetConnMaxIdleTime.
+	// minutes; negative: never. It takes the place of DB.SetConnMaxIdleTime. The
+	// default does not close one that is kept for what somebody has SET.
 	MaxIdleTime time.Duration
 
 	// MaxLifetime closes a connection, when it is idle, that is older. 0 means
