@@ -453,10 +453,8 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	if refusedByParser(err) && !v.several {
 		cn.notes, effects = before, 0
 	}
+	cn.strayed = cn.strayed && err != nil
 	cn.did(v, effects)
-	if err == nil {
-		cn.strayed = false
-	}
 	return res, err
 }
 
