@@ -4,8 +4,8 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
-	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,10 +19,10 @@ import (
 //	Attached  has a session, from the first statement that must not be shared
 //	          until database/sql puts the connection back. All reads of that
 //	          time use the session: they may depend on what happened there.
-//	Pinned    keeps its session for life: something ran on it that may have
-//	          changed the session's state, or its *pgx.Conn was handed out. For
-//	          advisory locks, until it holds none; for functions that nobody
-//	          knew, until the catalog has come and knows them to be harmless.
+//	Pinned    keeps its session for life: a statement said that it changes the
+//	          session's state. For advisory locks, until it holds none. What ran
+//	          and says nothing of it (functions of somebody's, or its *pgx.Conn was
+//	          handed out) has the session cleaned when the connection is put back.
 //	Broken    database/sql will drop it.
 //
 // It serves one goroutine at a time, as database/sql promises; only what the session
@@ -31,6 +31,7 @@ type conn struct {
 	c       *Connector
 	lease   *lease // nil: detached
 	carried bool   // the session is from an earlier use of the connection, and nothing has run on it in this one
+	direct  bool   // database/sql has it as it is, and says when it puts it back
 	notes
 	broken   bool
 	tx       *tx
@@ -44,18 +45,25 @@ type conn struct {
 	// Of who has it, for what has no context of its own: Conn.Raw.
 	checkout context.Context //nolint:containedctx // the connection is his for as long
 
-	// Guarded by c.sessions.mu.
+	// Where nobody says when it is put back, see hidden.go.
+	loose   bool // the session may go to others
+	strayed bool // it has, and what sequences gave there is gone
+	reading int  // rows that are open
+
+	lies bool // it has parked; then guarded by c.sessions.mu:
+
 	parked, evicted bool
-	lent            bool // while parked: see lends
+	lent            bool      // while parked: see lends
+	end             time.Time // … when its time is over; zero: never
 }
 
 // notes are what is known of a connection's session that others must not have.
 type notes struct {
-	pinned bool    // the caller may count on its state
-	closes bool    // it is not to serve others, but nobody counts on its state
-	locks  bool    // it may hold advisory locks
-	inTx   bool    // a transaction that was begun by text may be open
-	doubts []doubt // what pins it, or closes it, unless a later picture of the catalog knows better
+	pinned bool // the caller may count on its state
+	keeps  bool // he may, but no read that may be shared can depend on it
+	closes bool // it is not to serve others as it is, but nobody counts on its state
+	locks  bool // it may hold advisory locks
+	inTx   bool // a transaction that was begun by text may be open
 }
 
 var (
@@ -75,6 +83,7 @@ func (cn *conn) attach(ctx context.Context) error {
 	if cn.broken {
 		return driver.ErrBadConn
 	}
+	cn.retake(ctx)
 	cn.carried = false
 	if cn.lease != nil {
 		return nil
@@ -94,17 +103,13 @@ func (cn *conn) detach(bad bool) {
 		return
 	}
 	if cn.c.sessions.leave(cn) { // else it was closed to make room
-		cn.lease.bad = cn.lease.bad || bad
-		cn.c.sessions.release(cn.lease)
+		if cn.lease.bad = cn.lease.bad || bad; cn.closes {
+			cn.c.giveBack(cn.lease)
+		} else {
+			cn.c.sessions.release(cn.lease)
+		}
 	}
 	cn.lease, cn.notes = nil, notes{}
-}
-
-// A doubt is a text with names that the catalog can judge, but a later picture of it than
-// the one of that generation.
-type doubt struct {
-	text string
-	gen  uint64
 }
 
 // unraw ends the use of a connection whose *pgx.Conn was handed out: whatever ran on it
@@ -119,28 +124,10 @@ func (cn *conn) unraw() {
 	}
 }
 
-// maxDoubts bounds the statements that are remembered for the catalog.
-const maxDoubts = 8
-
-// doubts reports whether what a statement does to its session shall be seen by a later
-// picture of the catalog: it was not at hand, or did not have a name.
-func (v *verdict) doubts() bool {
-	return (v.wants || v.judged.Stale) && !v.several && v.sql != ""
-}
-
 // begins notes what a statement that is about to run may do to the session.
 func (cn *conn) begins(ctx context.Context, v *verdict) {
-	if v.effects&(effectPins|effectCloses) != 0 && v.doubts() && !cn.c.parted() {
-		d := doubt{v.sql, v.gen}
-		if slices.Contains(cn.doubts, d) {
-			return
-		}
-		if len(cn.doubts) < maxDoubts {
-			if cn.doubts = append(cn.doubts, d); v.wants {
-				cn.c.catalogs.wanted(ctx)
-			}
-			return
-		}
+	if v.wants && v.effects != 0 && !v.several && v.sql != "" {
+		cn.c.catalogs.wanted(ctx)
 	}
 	cn.judged(v)
 }
@@ -148,6 +135,7 @@ func (cn *conn) begins(ctx context.Context, v *verdict) {
 // judged notes what a statement may do to the session.
 func (cn *conn) judged(v *verdict) {
 	cn.pinned = cn.pinned || v.effects&effectPins != 0
+	cn.keeps = cn.keeps || v.effects&effectKeeps != 0
 	cn.closes = cn.closes || v.effects&effectCloses != 0
 	cn.locks = cn.locks || v.effects&effectLocks != 0
 	cn.inTx = cn.inTx || v.effects&effectTx != 0
@@ -167,21 +155,12 @@ func refusedByParser(err error) bool {
 // idle, as far as can be told without asking the server.
 func (cn *conn) stays() bool {
 	if cn.inTx && cn.lease != nil {
-		// With an open one pgx drops a connection before it is used again.
 		cn.inTx = false
 		cn.pinned = cn.pinned || cn.lease.pgx == nil
-		cn.closes = cn.closes || !cn.lease.idle()
+		// With an open one pgx drops a connection before it is used again.
+		cn.lease.bad = cn.lease.bad || cn.lease.pgx != nil && !cn.lease.idle()
 	}
-	doubts := cn.doubts
-	cn.doubts = nil
-	for _, d := range doubts {
-		if v := cn.c.verdicts.get(d.text, cn.c.peek(context.Background())); v.wants || v.doubts() && v.gen == d.gen {
-			cn.doubts = append(cn.doubts, d)
-		} else {
-			cn.judged(v)
-		}
-	}
-	return cn.pinned || cn.locks || len(cn.doubts) > 0 || cn.c.own() || cn.closes && cn.c.altering()
+	return cn.counts() || cn.c.own() || cn.closes && (!cn.c.source.pooled && !cn.c.cleans() || cn.c.altering())
 }
 
 // altering reports whether DDL goes on. A session that is to be closed stays with its
@@ -197,9 +176,21 @@ func (c *Connector) altering() bool {
 	return c.catalogs.lull() > 0
 }
 
+// counts reports whether somebody may count on the session's state while the connection
+// lies idle.
+func (cn *conn) counts() bool { return cn.pinned || cn.keeps || cn.locks }
+
 // lends reports whether the session stays with the connection only because sessions depend
-// on their callers. It may go to another one, who is asked for: see suits.
-func (cn *conn) lends() bool { return !cn.pinned && !cn.locks && !cn.closes && len(cn.doubts) == 0 }
+// on their callers, or may go to others until it is used again. It may go to another one,
+// who is asked for: see suits.
+func (cn *conn) lends() bool { return !cn.counts() && !cn.closes }
+
+// sharesOn reports whether reads are shared though the connection has a session: it is
+// from an earlier use, and what was left there cannot matter to them, or nobody counts
+// on it.
+func (cn *conn) sharesOn() bool {
+	return cn.carried && !cn.pinned && !cn.locks && (cn.loose || !cn.c.own())
+}
 
 // unlocked asks the server whether the session holds advisory locks, if it may.
 func (cn *conn) unlocked(ctx context.Context) {
@@ -216,7 +207,11 @@ func (cn *conn) unlocked(ctx context.Context) {
 // wrote notes that a statement that is not known to be a read has ended, or
 // failed, on the server: readers must see what it did. In a transaction they
 // do when that ends.
-func (cn *conn) wrote(v *verdict) { cn.did(v, v.effects) }
+func (cn *conn) wrote(v *verdict) {
+	if v != nil {
+		cn.did(v, v.effects)
+	}
+}
 
 // did is wrote for a statement of which it is known what it has done.
 func (cn *conn) did(v *verdict, e effect) {
@@ -297,7 +292,7 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 		return mode, ReasonModeOff
 	case cn.tx != nil && !cn.c.noSessionLayer:
 		return mode, ReasonTransaction
-	case cn.lease != nil && !cn.c.noSessionLayer:
+	case cn.lease != nil && !cn.sharesOn() && !cn.c.noSessionLayer:
 		if cn.c.own() && !cn.pinned {
 			return mode, ReasonHooks
 		}
@@ -322,7 +317,7 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 
 // query runs a query for the connection and for its statements: shared if it
 // may be, else on the session.
-func (cn *conn) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (cn *conn) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (rows driver.Rows, err error) {
 	if cn.broken {
 		return nil, driver.ErrBadConn
 	}
@@ -331,13 +326,6 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		text, values = positional(query, args)
 	}
 	v := cn.c.verdicts.get(text, cn.c.peek(ctx))
-	if cn.carried && len(cn.doubts) > 0 && (v.reason == ReasonNone || v.wants) {
-		// What the connection did last may be harmless, by the catalog that this
-		// read would wait for elsewhere.
-		if cn.c.catalog(ctx, catalogWait); !cn.stays() {
-			cn.detach(cn.closes)
-		}
-	}
 	mode, why := cn.bypass(ctx, v)
 	if v.wants && why == v.reason {
 		by := cn.c.catalog(ctx, catalogWait)
@@ -369,9 +357,14 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		}
 	}
 	cn.c.stats.bypasses[why].Add(1)
-	if err := cn.attach(ctx); err != nil {
+	if err := cn.attachFor(ctx, query); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if rows == nil {
+			cn.ended()
+		}
+	}()
 	// What the guard has stopped writes, whatever it was judged.
 	writes := v.writes() || why == ReasonRefused || rewrites(args)
 	before := cn.notes
@@ -396,7 +389,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		args = cn.lease.asNew(via, query, args)
 	}
 	alive := !cn.lease.dead()
-	rows, err := cn.lease.query(ctx, via, query, args)
+	rows, err = cn.lease.query(ctx, via, query, args)
 	for n := 0; n < maxRenewals && (!v.several && cn.lease.outdated(err) || n == 0 && !writes && cn.lease.doubts(via, query, args, err)); n++ {
 		rows, err = cn.lease.query(ctx, via, query, args)
 	}
@@ -410,16 +403,20 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		cn.notes, effects = before, 0
 	}
 	switch {
-	case !writes:
-		return rows, err
-	case err != nil:
+	case err != nil && writes:
 		cn.did(v, effects) // nobody knows what it did before it failed
 		return nil, err
+	case err != nil:
+		return nil, err
+	case !writes:
+		return cn.reads(rows), nil
 	case cn.tx != nil && v.leavesSession():
 		cn.tx.wrote = true
 		return rows, nil
 	}
 	ended = false
+	cn.strayed = false
+	cn.reading++
 	return newFencedRows(rows, cn, v), nil
 }
 
@@ -435,9 +432,10 @@ func (cn *conn) QueryContext(ctx context.Context, query string, args []driver.Na
 // for its statements.
 func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Result, error) {
 	cn.c.stats.execs.Add(1)
-	if err := cn.attach(ctx); err != nil {
+	if err := cn.attachFor(ctx, query); err != nil {
 		return nil, err
 	}
+	defer cn.ended()
 	v := cn.c.verdicts.get(query, cn.c.peek(ctx))
 	if v.judged.Stale {
 		cn.c.catalogs.unknown(v.gen)
@@ -471,6 +469,7 @@ func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.
 	if refusedByParser(err) && !v.several {
 		cn.notes, effects = before, 0
 	}
+	cn.strayed = cn.strayed && err != nil
 	cn.did(v, effects)
 	return res, err
 }
@@ -497,6 +496,7 @@ func (cn *conn) Ping(ctx context.Context) (err error) {
 	}
 	err = cn.lease.ping(ctx)
 	cn.ran(err)
+	cn.ended()
 	return err
 }
 
@@ -511,6 +511,7 @@ func (cn *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 	inner, err := cn.lease.begin(ctx, opts)
 	cn.ran(err)
 	if err != nil {
+		cn.ended()
 		return nil, err
 	}
 	cn.tx = &tx{cn: cn, inner: inner}
@@ -529,11 +530,12 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 	if cn.broken {
 		return driver.ErrBadConn
 	}
+	cn.tighten()
 	if cn.lease == nil {
 		return nil
 	}
 	if !cn.stays() {
-		cn.detach(cn.closes)
+		cn.detach(false)
 		return nil
 	}
 	if !cn.c.sessions.unpark(cn) {
@@ -563,7 +565,7 @@ func (cn *conn) reset(ctx context.Context) error {
 	}
 	cn.carried = true
 	if cn.unlocked(ctx); !cn.stays() {
-		cn.detach(cn.closes)
+		cn.detach(false)
 	}
 	return nil
 }
@@ -574,21 +576,25 @@ func (cn *conn) reset(ctx context.Context) error {
 // rows and the transaction are closed.
 func (cn *conn) IsValid() bool {
 	cn.checkout = nil
+	if !cn.c.told.Load() {
+		cn.c.told.Store(true)
+	}
 	cn.unraw()
+	cn.tighten()
 	switch {
 	case cn.broken:
 		return false
 	case cn.lease == nil:
 		return true
 	case !cn.stays():
-		cn.detach(cn.closes)
+		cn.detach(false)
 		return true
 	case cn.c.source.pooled, !cn.lease.IsValid():
 		cn.broken = true
 		return false
 	case !cn.c.sessions.park(cn):
-		if cn.lends() || cn.closes && !cn.pinned && !cn.locks && len(cn.doubts) == 0 && !cn.c.own() {
-			cn.detach(cn.closes)
+		if cn.lends() || cn.closes && !cn.counts() && !cn.c.own() {
+			cn.detach(false)
 			return true
 		}
 		cn.broken = true
@@ -604,7 +610,7 @@ func (cn *conn) Close() error {
 	if cn.tx != nil && cn.tx.wrote {
 		cn.c.changed(cn.tx.effects)
 	}
-	cn.detach(true)
+	cn.detach(!cn.loose) // where it may go to others there is nothing wrong with it
 	if !cn.closed {
 		cn.closed = true
 		cn.c.leave()
@@ -619,9 +625,9 @@ func (cn *conn) Close() error {
 //		...
 //	})
 //
-// The session belongs to this connection for the rest of its life, and until
-// the connection goes back to the pool every fenced read of the process behaves
-// as a strict one: nobody can tell what is written through a raw connection.
+// Until the connection goes back to the pool the session is its own, and every fenced read
+// of the process behaves as a strict one: nobody can tell what is written through a raw
+// connection. Then the session is cleaned, or closed.
 // Conn returns nil if no session can be had, while the context of db.Conn lasts, or if
 // the inner driver is not pgx. It panics with a [*HookPanicError] if a hook does.
 func (cn *conn) Conn() *pgx.Conn {
@@ -638,7 +644,7 @@ func (cn *conn) Conn() *pgx.Conn {
 		}
 		return nil
 	}
-	cn.pinned = true
+	cn.closes = true
 	if !cn.raw {
 		cn.raw = true
 		cn.c.db.Hold()
@@ -693,6 +699,7 @@ func (t *tx) end(err error) error {
 		t.cn.c.changed(t.effects)
 	}
 	t.cn.ran(err)
+	t.cn.ended()
 	return err
 }
 
@@ -702,7 +709,7 @@ func (t *tx) end(err error) error {
 type fencedRows struct {
 	passedRows
 	cn *conn
-	v  *verdict
+	v  *verdict // nil: it is known to be a read, see conn.reads
 }
 
 // Next implements driver.Rows.
@@ -716,7 +723,10 @@ func (r *fencedRows) Next(dest []driver.Value) error {
 
 // Close implements driver.Rows.
 func (r *fencedRows) Close() error {
-	defer r.cn.lifts()
+	if r.v != nil {
+		defer r.cn.lifts()
+	}
+	defer r.cn.closedRows()
 	defer r.cn.wrote(r.v)
 	return r.inner.Close()
 }

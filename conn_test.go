@@ -15,8 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/flightpg/flightpg/internal/pgtest"
 )
 
@@ -332,14 +330,45 @@ func TestConn_State(t *testing.T) {
 			t.Errorf("sessions of three connections at a time: %v; want three, the pinned one for its owner only", seen)
 		}
 	})
-	bubble(t, "PinnedByAQuery", func(t *testing.T) {
+	bubble(t, "KeptForNobody", func(t *testing.T) {
+		// What cannot be cleaned serves who has its connection, as long as he has it; the
+		// next one's reads are shared, and his writes go where they would with the driver.
 		f := &fakeServer{}
 		db := openFake(t, f, Config{})
 		c := mustConn(t, db)
 		own := mustInt(t, c, "SELECT vol_f()")
-		c.Close()
-		if got := mustInt(t, db, hotQuery, 1); got != own {
+		if got := mustInt(t, c, hotQuery, 1); got != own {
 			t.Errorf("the read ran on session %d; want %d, whose state the function may have changed", got, own)
+		}
+		c.Close()
+		if got := mustInt(t, db, hotQuery, 1); got == own {
+			t.Errorf("the next one's read ran on session %d, with whatever the function has left there", got)
+		}
+		c, other := mustConn(t, db), mustConn(t, db)
+		defer c.Close()
+		defer other.Close()
+		mustExec(t, c, "INSERT INTO t VALUES (1)")
+		mustExec(t, other, "INSERT INTO t VALUES (1)")
+		if got := f.on("INSERT INTO t VALUES (1)"); got[0] != int(own) || got[1] == int(own) {
+			t.Errorf("writes ran on %v; want the first, on the same connection, on %d", got, own)
+		}
+	})
+	bubble(t, "KeptAndOfNoConsequence", func(t *testing.T) {
+		f := &fakeServer{}
+		db := openFake(t, f, Config{})
+		c := mustConn(t, db)
+		mustExec(t, c, "LISTEN here")
+		own := int64(f.on("LISTEN here")[0])
+		if got := mustInt(t, c, hotQuery, 1); got != own {
+			t.Errorf("the read ran on session %d; want %d", got, own)
+		}
+		c.Close()
+		if got := mustInt(t, db, hotQuery, 1); got == own {
+			t.Errorf("the next one's read ran on session %d, which LISTENs and no more", got)
+		}
+		mustExec(t, db, "INSERT INTO t VALUES (1)")
+		if got := f.on("INSERT INTO t VALUES (1)"); int64(got[0]) != own {
+			t.Errorf("a write on that connection ran on session %d; want %d, its own", got[0], own)
 		}
 	})
 	bubble(t, "PinnedSessionThatDiedIsReplaced", func(t *testing.T) {
@@ -919,14 +948,6 @@ func TestConn_EvictedGoesOn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	dsn := pgtest.Database(t)
-	admin, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close(context.Background())
-	if _, err := admin.Exec(ctx, "CREATE FUNCTION mine(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1'"); err != nil {
-		t.Fatal(err)
-	}
 	c, err := NewConnector(dsn, Config{SessionConns: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -951,14 +972,13 @@ func TestConn_EvictedGoesOn(t *testing.T) {
 	}
 	one, other := connect(), connect()
 	use(one)
-	one.doubts = []doubt{{text: "SELECT mine(1)"}} // ran before the catalog was there
+	c.stains.Store(true) // sessions cannot be cleaned
+	one.closes = true
 	if !one.IsValid() || !one.parked {
-		t.Fatalf("a connection with doubts: %+v; want it parked", one)
+		t.Fatalf("a connection whose session cannot be cleaned: %+v; want it parked", one)
 	}
 	use(other) // the only session there may be is closed for it
-	if err := c.catalogs.refresh(ctx); err != nil || c.catalog(ctx, catalogWait) == nil {
-		t.Fatalf("no catalog: %v", err)
-	}
+	c.stains.Store(false)
 	if !other.IsValid() {
 		t.Fatal("the other connection is not valid")
 	}

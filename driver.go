@@ -172,7 +172,8 @@ type Config struct {
 	MaxIdle int
 
 	// MaxIdleTime closes a connection that was idle for so long. 0 means 5
-	// minutes; negative: never. It takes the place of DB.SetConnMaxIdleTime.
+	// minutes; negative: never. It takes the place of DB.SetConnMaxIdleTime. The
+	// default does not close one that is kept for what somebody has SET.
 	MaxIdleTime time.Duration
 
 	// MaxLifetime closes a connection, when it is idle, that is older. 0 means
@@ -265,7 +266,13 @@ type Connector struct {
 
 	virtual atomic.Int64 // how many connections database/sql has
 	direct  atomic.Bool  // no pooler stands before the server
-	standby atomic.Bool  // the last connection that told leads to a hot standby
+	told    atomic.Bool  // database/sql says when it puts them back: see conn.hidden
+
+	stains    atomic.Bool   // sessions cannot be cleaned, see clean.go
+	cleanedBy atomic.Uint64 // the last picture of the catalog for which it was found that they can
+	keptIdle  time.Duration // MaxIdleTime as it was set, for what somebody counts on
+
+	standby atomic.Bool // the last connection that told leads to a hot standby
 
 	paths   atomic.Uint64 // how often it has changed where flight sessions look for names
 	judged  atomic.Uint64 // the last picture of the catalog before that
@@ -401,6 +408,7 @@ func orClosed(hook func(context.Context, *pgx.Conn) error) func(context.Context,
 
 // newConnector makes a connector over a source.
 func newConnector(src source, cfg Config) (*Connector, error) {
+	keptIdle := max(cfg.MaxIdleTime, 0)
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -424,6 +432,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 	c := &Connector{
 		cfg:      cfg,
 		source:   &src,
+		keptIdle: keptIdle,
 		viaStmt:  viaStmt,
 		db:       databaseOf(cfg.Database),
 		verdicts: newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: pc == nil}),
@@ -490,7 +499,18 @@ func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	c.open.Do(c.openPools)
 	c.virtual.Add(1)
-	return &conn{c: c, checkout: ctx}, nil
+	return &conn{c: c, checkout: ctx, direct: directly()}, nil
+}
+
+// directly reports whether database/sql itself has called Connect, and so has the
+// connection as it is.
+func directly() bool {
+	var caller [1]uintptr
+	if runtime.Callers(3, caller[:]) == 0 {
+		return false
+	}
+	frame, _ := runtime.CallersFrames(caller[:]).Next()
+	return strings.HasPrefix(frame.Function, "database/sql.")
 }
 
 // leave is the end of a virtual connection. When database/sql keeps none of them
@@ -517,7 +537,7 @@ func (c *Connector) openPools() {
 		return newPool(sc, limits{open: limit, kept: kept, idle: c.cfg.MaxIdle, idleTime: max(c.cfg.MaxIdleTime, 0), lifetime: c.cfg.MaxLifetime})
 	}
 	c.flights = open(c.source.flights, true, c.cfg.FlightConns, kept)
-	c.sessions = &sessionPool{db: open(c.source.sessions, false, c.cfg.SessionConns, 0), cap: c.cfg.SessionConns, idle: max(c.cfg.MaxIdle, 0)}
+	c.sessions = newSessionPool(open(c.source.sessions, false, c.cfg.SessionConns, 0), c)
 	c.flights.other, c.sessions.db.other = c.sessions.db, c.flights
 	c.exec = &poolExecutor{db: c.flights, budget: &c.budget, maxResult: c.cfg.MaxResult, prepared: c.viaStmt == viaStmt, off: c.turnOff, mayStream: c.mayStream}
 	if pipelined {

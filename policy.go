@@ -1,6 +1,7 @@
 package flightpg
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -332,12 +333,14 @@ const shapeUnknown = -2 // -1 is database/sql's "do not check"
 type effect uint8
 
 const (
-	// effectPins: the session's state may be another one, and the caller may
-	// count on it. Its connection keeps the session for life.
+	// effectPins: the statement says that it changes the session's state (SET, a
+	// temporary table), and the caller may count on it. Its connection keeps the
+	// session for life.
 	effectPins effect = 1 << iota
-	// effectCloses: it ran code that may have changed the session's state (DDL
-	// evaluates expressions and fires event triggers), but nothing that anyone
-	// counts on. The session is closed instead of serving others.
+	// effectCloses: it ran code that may have changed the session's state (functions
+	// of somebody's, DO, CALL; DDL evaluates expressions and fires event triggers),
+	// but says nothing of it, so nobody counts on that once the session is given
+	// back. It is cleaned before it serves others, see clean.go.
 	effectCloses
 	// effectDDL: the catalog may be another one.
 	effectDDL
@@ -350,6 +353,9 @@ const (
 	// effectTx: it begins or ends a transaction by text. Whether one is open the
 	// protocol tells; pinned only where the inner driver is another one.
 	effectTx
+	// effectKeeps is effectPins for what cannot matter to a read that may be shared:
+	// LISTEN, PREPARE and their like.
+	effectKeeps
 )
 
 // effects says what a text that was judged as j may do, if it is not known to
@@ -365,11 +371,9 @@ func (r rules) effects(sql string, j judge.Verdict, set *catalog.Set) (e effect,
 			if len(c.Text) != len(sql) {
 				j = judge.Judge(c.Text, set, r.options())
 			}
-			e := queryEffects(c.Text, j)
-			if e&effectPins != 0 && r.onlyLocks(c.Text, j, set) {
-				e = effectLocks
-			}
-			return e
+			return r.queryEffects(c.Text, j, set)
+		}, func(text string) effect {
+			return r.queryEffects(text, judge.Judge(text, set, r.options()), set)
 		})
 		return true
 	})
@@ -380,7 +384,7 @@ func (r rules) effects(sql string, j judge.Verdict, set *catalog.Set) (e effect,
 }
 
 // queryEffects is for statements that are judged: queries, INSERT and so on.
-func queryEffects(sql string, j judge.Verdict) effect {
+func (r rules) queryEffects(sql string, j judge.Verdict, set *catalog.Set) effect {
 	switch {
 	case j.Class != sqlscan.Other:
 		return 0
@@ -388,26 +392,51 @@ func queryEffects(sql string, j judge.Verdict) effect {
 		return effectCloses // for as long as the name is new
 	case j.Reason == sqlscan.CatalogUnavailable && sqlscan.Scan(sql).Class != sqlscan.Other:
 		return 0 // names are taken at their word
-	case j.Layer == judge.Catalog, j.Reason == sqlscan.UnknownFunction:
-		return effectPins | effectMaybeDDL // a function of somebody's can do anything
+	case j.Reason == sqlscan.SessionView: // UPDATE pg_settings
+		return effectPins
+	case j.Reason == sqlscan.Into && containsFold(sql, "temp"):
+		return effectPins
 	}
-	return effectPins
+	open, rest := openCalls(sql, set)
+	if rest != sql {
+		if j = judge.Judge(rest, set, r.options()); j.Class != sqlscan.Other {
+			return open
+		}
+	}
+	open |= effectCloses
+	if j.Layer == judge.Catalog || j.Reason == sqlscan.UnknownFunction {
+		open |= effectMaybeDDL // a function of somebody's can do anything
+	}
+	return open
 }
 
-// onlyLocks reports whether all that a query, judged as j, may do to its session is
-// to take and release advisory locks: with functions in their place that release
-// theirs by themselves, it would do nothing.
-func (r rules) onlyLocks(sql string, j judge.Verdict, set *catalog.Set) bool {
-	if !sessionLock(j.Name) {
-		return false
-	}
+// openCalls says what the calls of built-ins in a query do to its session, of those that
+// are there to do something to one, and returns the query with functions in their place
+// that leave it as it was.
+func openCalls(sql string, set *catalog.Set) (e effect, rest string) {
 	var at [][2]int // where such functions' names begin and end
 	sqlscan.Names(sql, func(n sqlscan.Name) bool {
-		if n.Kind == sqlscan.FunctionName && sessionLock(n.Name) && strings.HasPrefix(sql[n.Pos:], n.Name) {
+		if n.Kind != sqlscan.FunctionName || n.Schema != "" && n.Schema != "pg_catalog" {
+			return true
+		}
+		if set != nil && n.Schema == "" {
+			if u, users := set.Function("", n.Name, n.Args); users || u.Fault != nil {
+				return true // it may be a user's
+			}
+		}
+		does, known := sessionCall(n.Name)
+		if n.Name == "set_config" && known && strings.EqualFold(sqlscan.LastArgument(sql[n.Pos:]), "true") {
+			does = 0 // SET LOCAL
+		}
+		if known && strings.HasPrefix(sql[n.Pos:], n.Name) { // else nobody writes it so
 			at = append(at, [2]int{n.Pos, n.Pos + len(n.Name)})
 		}
+		e |= does
 		return true
 	})
+	if len(at) == 0 {
+		return e, sql
+	}
 	slices.SortFunc(at, func(a, b [2]int) int { return a[0] - b[0] })
 	var b strings.Builder
 	end := 0
@@ -417,23 +446,32 @@ func (r rules) onlyLocks(sql string, j judge.Verdict, set *catalog.Set) bool {
 		end = name[1]
 	}
 	b.WriteString(sql[end:])
-	return judge.Judge(b.String(), set, r.options()).Class != sqlscan.Other
+	return e, b.String()
 }
 
-// sessionLock reports whether a built-in takes or releases advisory locks of the
-// session.
-func sessionLock(name string) bool {
+// sessionCall says what a call of a built-in does to its session, as far as that is
+// known of one that the scanner denies. Large objects are open for a transaction.
+func sessionCall(name string) (does effect, known bool) {
 	switch name {
 	case "pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared",
 		"pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all":
-		return true
+		return effectLocks, true
+	case "set_config", "setseed", "pg_backup_start", "pg_replication_origin_session_setup":
+		return effectPins, true
+	case "lo_close", "lo_creat", "lo_create", "lo_export", "lo_from_bytea", "lo_get", "lo_import", "lo_lseek", "lo_lseek64",
+		"lo_open", "lo_put", "lo_tell", "lo_tell64", "lo_truncate", "lo_truncate64", "lo_unlink", "loread", "lowrite",
+		"pg_cancel_backend", "pg_terminate_backend":
+		return 0, true
 	}
-	return false
+	return 0, false
 }
 
+// containsFold reports whether a text contains a word in lower case, in any case.
+func containsFold(text, word string) bool { return strings.Contains(strings.ToLower(text), word) }
+
 // commandEffects judges one statement by its first words; query judges those
-// that are no commands. What is not listed pins.
-func commandEffects(c sqlscan.Command, query func() effect) effect {
+// that are no commands, and within queries in others. What is not listed may do anything.
+func commandEffects(c sqlscan.Command, query func() effect, within func(string) effect) effect {
 	first, second, third := c.Words[0], c.Words[1], c.Words[2]
 	switch first {
 	case "create", "alter", "drop", "import":
@@ -443,6 +481,9 @@ func commandEffects(c sqlscan.Command, query func() effect) effect {
 		}
 		switch kind {
 		case "temp", "temporary", "local", "global":
+			if first == "create" && sqlscan.Behind(c.Text, "on", "commit", "drop") > 0 {
+				return effectCloses
+			}
 			return effectPins
 		}
 		if strings.Contains(strings.ToLower(c.Text), "pg_temp") {
@@ -459,8 +500,31 @@ func commandEffects(c sqlscan.Command, query func() effect) effect {
 		switch second {
 		case "local", "transaction", "constraints": // end with the transaction
 			return 0
+		case "application_name":
+			return effectKeeps
 		}
-	case "savepoint", "release", "lock", "notify":
+		return effectPins
+	case "load", "use": // the latter is other databases'
+		return effectPins
+	case "listen":
+		return effectKeeps
+	case "prepare":
+		if second == "transaction" {
+			return effectTx
+		}
+		return effectKeeps
+	case "declare":
+		if i := cmp.Or(sqlscan.Behind(c.Text, "cursor", "for"), sqlscan.Behind(c.Text, "cursor", "without", "hold", "for")); i > 0 {
+			return within(c.Text[i:])
+		}
+		return effectKeeps | effectCloses // WITH HOLD
+	case "explain":
+		if planned := plannedOnly(c.Text); planned != "" {
+			// For the plan functions are called that are STABLE, or say so.
+			return within(planned) & (effectCloses | effectMaybeDDL)
+		}
+		return effectCloses | effectMaybeDDL
+	case "savepoint", "release", "lock", "notify", "unlisten", "checkpoint", "fetch", "move", "close", "show":
 		return 0
 	case "rollback":
 		if second == "to" || (second == "work" || second == "transaction") && third == "to" {
@@ -470,11 +534,27 @@ func commandEffects(c sqlscan.Command, query func() effect) effect {
 	case "begin", "start", "commit", "end", "abort":
 		return effectTx
 	case "do", "call":
-		return effectPins | effectMaybeDDL
-	case "select", "values", "table", "with", "insert", "update", "delete", "merge", "show", "":
+		return effectCloses | effectMaybeDDL
+	case "select", "values", "table", "with", "insert", "update", "delete", "merge", "":
 		return query()
 	}
-	return effectPins
+	return effectCloses
+}
+
+// plannedOnly returns the statement that EXPLAIN does not execute, "" if it may.
+func plannedOnly(explain string) string {
+	rest := strings.TrimLeft(explain[sqlscan.Behind(explain, "explain"):], " \t\r\n")
+	options, statement, _ := strings.Cut(rest, ")")
+	if !strings.HasPrefix(rest, "(") || strings.TrimSpace(statement) == "" || strings.Contains(options[1:], "(") {
+		options, statement, _ = strings.Cut(rest, " ") // a word, or the statement begins
+		if !strings.EqualFold(options, "verbose") {
+			statement = rest
+		}
+	}
+	if containsFold(options, "analy") || containsFold(statement[:min(len(statement), len("analyze "))], "analy") { // ANALYSE, too
+		return ""
+	}
+	return statement
 }
 
 // leavesSession reports whether a session is the same after the statement as

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -750,33 +752,101 @@ func (s *session) strayCancel(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "57014" // query_canceled
 }
 
-// sessionPool lends sessions to virtual connections. Where the number of
-// sessions is capped, it also keeps the idle pinned ones: sessions that belong
-// to a virtual connection which itself lies idle in database/sql's pool. Such a
-// session promises nothing to anybody, so the one idle for longest is closed
-// when another caller needs room. Without that rule a few pinned sessions would
+// sessionPool lends sessions to virtual connections, and keeps the idle pinned ones:
+// sessions that belong to a virtual connection which itself lies idle in database/sql's
+// pool. Such a
+// session promises nothing to anybody, so where their number is capped, the one idle for
+// longest is closed when another caller needs room, and the limits of idle sessions hold
+// for these, too. Without that rule a few pinned sessions would
 // starve all writers.
 type sessionPool struct {
 	db   *pool
 	cap  int // 0: none
-	idle int // idle pinned ones, where each virtual connection has a session of its own
+	idle int // idle pinned ones
 
-	mu     sync.Mutex // guards what follows and conn.parked, conn.evicted; no I/O while it is held
+	idleTime time.Duration // of those whose state somebody may count on; 0: no limit
+	restTime time.Duration // of the others
+	lifetime time.Duration
+	timer    *time.Timer // closes those whose time is over
+
+	mu     sync.Mutex // guards what follows and conn.parked, conn.evicted, conn.end; no I/O while it is held
+	next   time.Time  // when the timer fires
 	wanted int        // sessions lent, pinned ones included, and callers waiting for one
 	parked []*conn    // idle and pinned, longest idle first
 
 	evictions atomic.Uint64
 }
 
+func newSessionPool(db *pool, c *Connector) *sessionPool {
+	p := &sessionPool{
+		db: db, cap: c.cfg.SessionConns, idle: max(c.cfg.MaxIdle, 0),
+		idleTime: c.keptIdle, restTime: max(c.cfg.MaxIdleTime, 0), lifetime: c.cfg.MaxLifetime,
+	}
+	own := weak.Make(p) // as in newPool
+	p.timer = time.AfterFunc(math.MaxInt64, func() {
+		if p := own.Value(); p != nil {
+			p.expire()
+		}
+	})
+	p.timer.Stop()
+	return p
+}
+
+// ends returns when the time of a parked connection's session is over.
+func (p *sessionPool) ends(c *conn, now time.Time) (end time.Time) {
+	limit := p.restTime
+	if c.counts() {
+		limit = p.idleTime
+	}
+	if limit > 0 {
+		end = now.Add(limit)
+	}
+	if p.lifetime > 0 {
+		if old := c.lease.res.Value().opened.Add(p.lifetime); end.IsZero() || old.Before(end) {
+			end = old
+		}
+	}
+	return end
+}
+
+// expire closes the parked sessions whose time is over. Their connections are dropped
+// when they are to be used again.
+func (p *sessionPool) expire() {
+	var gone []*lease
+	p.mu.Lock()
+	now := time.Now()
+	p.next = time.Time{}
+	p.parked = slices.DeleteFunc(p.parked, func(c *conn) bool {
+		switch {
+		case c.end.IsZero():
+		case c.end.After(now):
+			if p.next.IsZero() || c.end.Before(p.next) {
+				p.next = c.end
+			}
+		default:
+			c.parked, c.evicted = false, true
+			p.wanted--
+			gone = append(gone, c.lease)
+			return true
+		}
+		return false
+	})
+	if !p.next.IsZero() {
+		p.timer.Reset(time.Until(p.next))
+	}
+	p.mu.Unlock()
+	for _, l := range gone {
+		l.bad = true
+		l.release()
+	}
+}
+
 // acquire lends a session.
 func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
-	if p.cap == 0 {
-		return p.db.borrow(ctx)
-	}
 	p.mu.Lock()
 	var room *lease
 	lends := false
-	if p.wanted >= p.cap && len(p.parked) > 0 {
+	if p.cap > 0 && p.wanted >= p.cap && len(p.parked) > 0 {
 		victim := p.parked[0]
 		room = victim.lease // now: its connection may be closed in the next moment, and forgets it
 		lends = victim.lent
@@ -804,9 +874,7 @@ func (p *sessionPool) acquire(ctx context.Context) (*lease, error) {
 // release takes a session back.
 func (p *sessionPool) release(l *lease) {
 	l.release()
-	if p.cap > 0 {
-		p.unwant()
-	}
+	p.unwant()
 }
 
 func (p *sessionPool) unwant() {
@@ -816,12 +884,9 @@ func (p *sessionPool) unwant() {
 }
 
 // park notes that a pinned connection lies idle from now on. It reports false
-// if somebody is waiting for room: the connection should rather be closed.
+// if somebody is waiting for room, or too many are idle: the connection should rather
+// be closed.
 func (p *sessionPool) park(c *conn) bool {
-	own := c.c.own()
-	if p.cap == 0 && !own {
-		return true
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.parked || c.evicted {
@@ -831,11 +896,16 @@ func (p *sessionPool) park(c *conn) bool {
 		p.evictions.Add(1)
 		return false
 	}
-	if own && len(p.parked) >= p.idle {
+	if len(p.parked) >= p.idle {
 		return false
 	}
+	c.lies = true
 	c.parked, c.lent = true, c.lends()
 	p.parked = append(p.parked, c)
+	if c.end = p.ends(c, time.Now()); !c.end.IsZero() && (p.next.IsZero() || c.end.Before(p.next)) {
+		p.next = c.end
+		p.timer.Reset(time.Until(p.next))
+	}
 	return true
 }
 
@@ -845,7 +915,7 @@ func (p *sessionPool) leave(c *conn) bool {
 	kept := p.unpark(c)
 	if !kept {
 		p.mu.Lock()
-		c.evicted = false
+		c.lies, c.evicted = false, false
 		p.mu.Unlock()
 	}
 	return kept
@@ -854,11 +924,12 @@ func (p *sessionPool) leave(c *conn) bool {
 // unpark takes a pinned connection back into use. It reports false if its
 // session has been closed meanwhile.
 func (p *sessionPool) unpark(c *conn) bool {
-	if p.cap == 0 && !c.parked { // then nobody else can have touched it
+	if !c.lies { // then nobody else can have touched it
 		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	c.lies = c.evicted
 	if c.parked {
 		c.parked = false
 		i := slices.Index(p.parked, c)

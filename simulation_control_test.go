@@ -72,7 +72,7 @@ var simMutants = []schedule.Mutant{
 	{
 		Name:  "TransactionsShare",
 		File:  "conn.go",
-		Edits: [][2]string{{"case cn.tx != nil && !cn.c.noSessionLayer:", "case false:"}, {"case cn.lease != nil && !cn.c.noSessionLayer:", "case false:"}},
+		Edits: [][2]string{{"case cn.tx != nil && !cn.c.noSessionLayer:", "case false:"}, {"case cn.lease != nil && !cn.sharesOn() && !cn.c.noSessionLayer:", "case false:"}},
 		Want:  []string{simUncommitted, simFresh},
 	},
 	{

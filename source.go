@@ -31,6 +31,7 @@ type source struct {
 	// handed is the source of one connection, which is handed over; nil where hooks
 	// decide what for a connection is.
 	handed func(flights bool, h *handover, from *pgconn.HijackedConn) driver.Connector
+	sets   bool // foreign code may set a connection up when it is opened, or used again
 }
 
 // fromConfig is the source of new connections with pgx's config, which it may
@@ -55,6 +56,7 @@ func fromConfig(pc *pgx.ConnConfig, cfg *Config) (source, error) {
 		doors:    len(hooks) > 0 || hasDoors(pc),
 		resets:   cfg.ResetSession != nil,
 		fresh:    true,
+		sets:     cfg.AfterConnect != nil || cfg.ResetSession != nil || setsUp(pc),
 	}
 	if cfg.BeforeConnect == nil {
 		s.handed = func(forFlights bool, h *handover, from *pgconn.HijackedConn) driver.Connector {
@@ -66,6 +68,11 @@ func fromConfig(pc *pgx.ConnConfig, cfg *Config) (source, error) {
 		}
 	}
 	return s, nil
+}
+
+// setsUp reports whether code of a config's own gets at connections that are open.
+func setsUp(pc *pgx.ConnConfig) bool {
+	return pc.AfterConnect != nil || pc.ValidateConnect != nil && !pgxValidates(pc.ValidateConnect)
 }
 
 // takeParams takes flightpg's parameters out of a config that was parsed without
@@ -119,7 +126,7 @@ func fromPool(pool *pgxpool.Pool, inner driver.Connector) source {
 
 // fromConnector is the source over another connector.
 func fromConnector(inner driver.Connector) source {
-	s := source{flights: inner, sessions: inner, doors: true, resets: true}
+	s := source{flights: inner, sessions: inner, doors: true, resets: true, sets: true}
 	v := reflect.ValueOf(inner)
 	if v.Kind() != reflect.Struct || v.Type().PkgPath() != reflect.TypeFor[stdlib.Conn]().PkgPath() {
 		return s
@@ -150,6 +157,7 @@ func fromConnector(inner driver.Connector) source {
 	after, opened := field("AfterConnect", typeOfReset)
 	ping, pings := field("ShouldPing", typeOfPing)
 	s.doors = resets || !opens || !opened || !pings || !stdlibsOwn(before) || !stdlibsOwn(after) || !ping.IsNil() || hasDoors(&pc)
+	s.sets = resets || !opened || !stdlibsOwn(after) || setsUp(&pc)
 	fc := reflect.New(v.Type()).Elem()
 	fc.Set(v)
 	fc.FieldByName("ConnConfig").Set(reflect.ValueOf(*cancelling(&pc)))

@@ -39,11 +39,12 @@ func (cn *conn) PrepareContext(ctx context.Context, query string) (_ driver.Stmt
 	var n int
 	v := cn.c.verdicts.get(query, cn.c.peek(ctx))
 	// A context of a foreign type is not for a flight, see bypass.
-	if cn.lease == nil && cn.c.mode(ctx) != ModeOff && !cn.foreign(ctx) && cn.c.off.Load() == uint32(ReasonNone) {
+	if (cn.lease == nil || cn.sharesOn()) && cn.c.mode(ctx) != ModeOff && !cn.foreign(ctx) && cn.c.off.Load() == uint32(ReasonNone) {
 		n, err = cn.c.shape(ctx, v, query)
 	} else if err = cn.attach(ctx); err == nil {
 		n, _, err = cn.lease.numInput(ctx, cn.c.stmtsVia(query) == viaStmt, query)
 		cn.ran(err)
+		cn.ended()
 	}
 	if err != nil {
 		return nil, err

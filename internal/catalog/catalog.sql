@@ -279,7 +279,7 @@ union all
 select 'f', p.oid::pg_catalog.text, pronamespace::pg_catalog.text, proname::pg_catalog.text,
   pg_catalog.concat_ws(' ', pg_catalog.concat(prokind, case when proargnames is not null then 'n' end,
       case when prolang operator(pg_catalog.<>) all ('{12,13}'::pg_catalog.oid[]) then 'l' end), provolatile, pronargs, pronargdefaults, provariadic,
-    case when prolang operator(pg_catalog.=) 13 and provolatile operator(pg_catalog.<>) 'v' and prosrc operator(pg_catalog.!~) '\s'
+    case when prolang operator(pg_catalog.=) 13 and prosrc operator(pg_catalog.!~) '\s'
       then prosrc else '-' end,
     prorettype, proargtypes, pg_catalog.array_to_string(proallargtypes, ' '))
 from pg_catalog.pg_proc p join schema s on s.oid operator(pg_catalog.=) p.pronamespace

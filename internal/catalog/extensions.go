@@ -103,3 +103,17 @@ func misdeclared(symbol string) (cause Cause, class Class, wrong bool) {
 	}
 	return 0, 0, false
 }
+
+// leavesNothing reports whether a function of a shipped extension that is declared VOLATILE,
+// by its symbol, does nothing but to give each call its own answer: the session is as it was.
+func leavesNothing(symbol string) bool {
+	switch symbol {
+	// pgcrypto
+	case "pg_gen_salt", "pg_gen_salt_rounds", "pg_random_bytes", "pg_random_uuid", "pg_crypt",
+		"pgp_sym_encrypt_text", "pgp_sym_encrypt_bytea", "pgp_pub_encrypt_text", "pgp_pub_encrypt_bytea",
+		// uuid-ossp
+		"uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4":
+		return true
+	}
+	return false
+}

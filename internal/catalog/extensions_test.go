@@ -31,6 +31,14 @@ func TestMisdeclared(t *testing.T) {
 	}
 }
 
+func TestLeavesNothing(t *testing.T) {
+	for symbol, want := range map[string]bool{"pg_gen_salt": true, "uuid_generate_v4": true, "": false, "-": false, "dblink_connect": false} {
+		if got := leavesNothing(symbol); got != want {
+			t.Errorf("leavesNothing(%q) = %v; want %v", symbol, got, want)
+		}
+	}
+}
+
 // TestMisdeclared_Symbols: a built-in function's code, which anybody may give another
 // name to, is not taken for an extension's.
 func TestMisdeclared_Symbols(t *testing.T) {

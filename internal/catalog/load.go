@@ -328,6 +328,8 @@ func (l *loader) row(cells []string) error {
 			}
 		}
 		switch {
+		case f.kind != 'p' && field(1) == "v" && leavesNothing(field(5)):
+			l.fault(f.node, Volatile, name, Private)
 		case f.kind == 'p', f.kind != 'a' && field(1) == "v":
 			l.fault(f.node, Volatile, name, Denied)
 		default:
