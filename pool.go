@@ -383,8 +383,18 @@ func (l *lease) close() error {
 
 // sweep closes those idle sessions of which gone says so.
 func (p *pool) sweep(gone func(*puddle.Resource[*slot]) bool) error {
-	var errs []error
-	var goes []*puddle.Resource[*slot]
+	return p.closeTaken(p.takeIdle(gone))
+}
+
+// closeIdleSince closes the idle sessions that have lain idle for so long: another may
+// have died without a word, and what has been used since has not.
+func (p *pool) closeIdleSince(d time.Duration) {
+	gone := p.takeIdle(func(res *puddle.Resource[*slot]) bool { return res.IdleDuration() >= d })
+	go p.closeTaken(gone)
+}
+
+// takeIdle takes those idle sessions out of which gone says so.
+func (p *pool) takeIdle(gone func(*puddle.Resource[*slot]) bool) (goes []*puddle.Resource[*slot]) {
 	// Those that stay go back in their order, the one that was used last in the end.
 	for _, res := range slices.Backward(p.slots.AcquireAllIdle()) {
 		switch {
@@ -397,6 +407,12 @@ func (p *pool) sweep(gone func(*puddle.Resource[*slot]) bool) error {
 			res.ReleaseUnused()
 		}
 	}
+	return goes
+}
+
+// closeTaken closes sessions that have been taken out.
+func (p *pool) closeTaken(goes []*puddle.Resource[*slot]) error {
+	var errs []error
 	for _, res := range goes {
 		errs = append(errs, (&lease{p: p, res: res}).close())
 		res.Hijack()
@@ -462,8 +478,12 @@ func (p *pool) Close() error {
 	return p.sweep(func(*puddle.Resource[*slot]) bool { return true })
 }
 
-// maxPings bounds how many dead pooled sessions are walked past.
-const maxPings = 64
+// maxPings bounds how many dead pooled sessions are walked past, and pingPatience how long
+// one may take to show that it is alive.
+const (
+	maxPings     = 64
+	pingPatience = 500 * time.Millisecond
+)
 
 // borrowAlive takes a session that has just answered: where one was lost, the pool
 // may hold others that died of the same cause.
@@ -476,7 +496,10 @@ func (p *pool) borrowAlive(ctx context.Context) (*lease, error) {
 		if l.fresh && l.pgx != nil && !l.pooled {
 			return l, nil // just opened: it has answered to that
 		}
-		if err = l.ping(ctx); err == nil {
+		ping, stop := context.WithTimeout(ctx, pingPatience)
+		err = l.ping(ping)
+		stop()
+		if err == nil {
 			return l, nil
 		}
 		l.bad = true
