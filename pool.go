@@ -61,9 +61,10 @@ type limits struct {
 
 // slot is a place for a session, which who has taken it has alone.
 type slot struct {
-	session *session  // nil: there is none yet, or no more
-	opened  time.Time // when it was
-	handed  bool      // by who had it before, and not counted as idle
+	session *session      // nil: there is none yet, or no more
+	opened  time.Time     // when it was
+	reset   time.Duration // when it was last, for a flight, see monotonic; 0: never
+	handed  bool          // by who had it before, and not counted as idle
 }
 
 // lease is a session taken from a pool.
@@ -182,7 +183,7 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 		switch {
 		case anew, p.anothers(part, sl.session):
 			l.close()
-		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime, errors.Is(sl.session.ResetSession(ctx), driver.ErrBadConn):
+		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime, errors.Is(l.reset(ctx), driver.ErrBadConn):
 			return nil, driver.ErrBadConn
 		default:
 			l.session, taken = sl.session, true
@@ -199,12 +200,37 @@ func (p *pool) get(ctx context.Context, anew bool) (*lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	sl.session, sl.opened = dc.(*session), time.Now()
+	sl.session, sl.opened, sl.reset = dc.(*session), time.Now(), 0
 	if p.isClosed() && p.connector.flights {
 		return nil, errPoolClosed
 	}
 	l.session, taken = sl.session, true
 	return l, nil
+}
+
+// reset resets the session of the lease's slot for who takes it. pgx pings one whose last
+// reset was more than a second ago, or that had none; that ends with its caller's context,
+// and a flight's may never.
+func (l *lease) reset(ctx context.Context) error {
+	sl, p := l.res.Value(), l.p
+	s, last := sl.session, sl.reset
+	if !p.connector.flights {
+		return s.ResetSession(ctx)
+	}
+	if sl.reset = monotonic(); sl.reset-last < pingPatience && last != 0 {
+		return s.ResetSession(ctx)
+	}
+	patience := pingPatience
+	if p.connector.c.source.resets { // the user's hook takes the time that it takes
+		patience = dialLimit
+	}
+	bound, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	err := s.ResetSession(bound)
+	if err != nil && bound.Err() != nil && ctx.Err() == nil {
+		p.closeIdleSince(pingPatience) // the others are likely to be as dead
+	}
+	return err
 }
 
 // slot takes a slot: one that somebody gives back, one with an idle session, or a new one.

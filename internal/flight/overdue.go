@@ -34,10 +34,10 @@ const (
 	silentLeast = 250 * time.Millisecond // and twice what is usual,
 	silentMost  = 30 * time.Second       // at most: without a byte, and a waiter's deadline has passed
 
-	slowLeast   = time.Second // and slowTimes what is usual,
-	slowTimes   = 8
-	slowMost    = 5 * time.Minute  // at most; twice as long for each of the key that is overdue already:
-	slowUnknown = 30 * time.Second // for somebody who comes then; nothing is known of the text
+	slowLeast = time.Second      // and slowTimes what is usual,
+	slowLong  = 30 * time.Second // where something has come, or nothing is known of the text,
+	slowTimes = 8
+	slowMost  = 5 * time.Minute // at most; twice as long for each of the key that is overdue already: for who comes then
 
 	// A request to cancel has come back by then, from most servers.
 	abandonPatience = 100 * time.Millisecond
@@ -114,11 +114,11 @@ func (sl *slot[V]) slowLocked(after *aftermath[V]) {
 		if ago <= slowLeast {
 			continue
 		}
-		limit := slowUnknown
-		if usual := w.Usual(); usual > 0 {
-			limit = min(max(slowTimes*usual, slowLeast), slowMost)
+		usual, least := w.Usual(), slowLong
+		if usual > 0 && w.Silent() {
+			least = slowLeast
 		}
-		if ago > limit<<sl.overdue {
+		if ago > min(max(slowTimes*usual, least), slowMost)<<sl.overdue {
 			f.overdueLocked(ago, after)
 		}
 	}
