@@ -439,7 +439,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		budget:   budget{limit: cfg.Memory, large: largeResult},
 	}
 	c.driver = &Driver{c: c}
-	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window, Take: c.budget.take, Give: c.budget.give})
+	c.table = flight.New[*result](&c.db.Epoch, flight.Options{Width: cfg.Width, Window: cfg.Window, Take: c.budget.take, Give: c.budget.give, Overdue: c.overdue})
 	c.budget.makeRoom = c.table.MakeRoom
 	if pc == nil {
 		if cfg.Executor == ExecutorPipeline {

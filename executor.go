@@ -30,6 +30,8 @@ type read struct {
 	large     *flight.Large // what it has samples of, or nil
 	came      time.Duration // when it followed a flight first, see monotonic
 	took      time.Duration // its last execution
+	careful   bool          // it shall have a connection that answers
+	heard     uint32        // atomic; 1: something has come from its connection, as far as is known
 
 	f *flight.Flight[*result] // that it is for
 }
@@ -74,9 +76,19 @@ type launch struct {
 	owns bool // the result's live rows are the leader's
 }
 
+// Silent implements flight.Watched.
+func (l *launch) Silent() bool { return atomic.LoadUint32(&l.r.heard) == 0 }
+
+// Usual implements flight.Watched.
+func (l *launch) Usual() time.Duration { return time.Duration(l.r.v.took.Load()) }
+
+// Took implements flight.Watched.
+func (l *launch) Took(d time.Duration) { l.r.v.learnTime(d) }
+
 // Run implements flight.Runner.
 func (l *launch) Run(ctx context.Context, f *flight.Flight[*result]) (*result, error) {
 	l.r.f = f
+	l.r.careful = l.r.careful || f.Careful()
 	return l.run(ctx, l)
 }
 
@@ -92,7 +104,7 @@ func (l *launch) RunInline(ctx context.Context, f *flight.Flight[*result]) (res 
 	if l.c.source.config == nil || leaves && !l.c.goesAlone(l.r.v) { // other drivers may be late to return
 		return nil, nil, true
 	}
-	l.r.f, l.r.inline = f, true
+	l.r.f, l.r.inline, l.r.careful = f, true, f.Careful()
 	res, err = l.run(ctx, l)
 	l.r.inline = false
 	if leaves && ctx.Err() != nil && (err != nil || res.tail != nil || res.closed != nil) {
@@ -100,6 +112,7 @@ func (l *launch) RunInline(ctx context.Context, f *flight.Flight[*result]) (res 
 		if res != nil {
 			res.Share(0)
 		}
+		l.r.careful = true // the others may have waited for nothing
 		return nil, nil, true
 	}
 	if err == nil && res.live != nil {
@@ -241,7 +254,11 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 	if !idle {
 		began = monotonic()
 	}
-	l, err := e.db.borrow(ctx)
+	borrow := e.db.borrow
+	if r.careful {
+		borrow = e.db.borrowAlive
+	}
+	l, err := borrow(ctx)
 	if err != nil {
 		if idle { // others have come first
 			began = monotonic()
@@ -258,6 +275,11 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 				l.release()
 				return nil, bypassError(ReasonSettings)
 			}
+			heard := uint32(0)
+			if r.careful || again { // it has answered a moment ago
+				heard = 1
+			}
+			atomic.StoreUint32(&r.heard, heard)
 			if !r.f.Dispatch() {
 				l.release()
 				return nil, flight.ErrAbandoned
@@ -468,6 +490,7 @@ func (e *poolExecutor) once(ctx context.Context, s *session, r *read) (*result, 
 	if err != nil {
 		return nil, err
 	}
+	atomic.StoreUint32(&r.heard, 1) // pgx waits for the first row
 	return buffer(rows, e.budget, e.maxResult, e.mayStream, r), nil
 }
 
@@ -565,6 +588,15 @@ func (c *Connector) enter(ctx context.Context, mode Mode, r *read, again bool) (
 	*buf = key
 	keyBuffers.Put(buf)
 	return f, leader, ReasonNone
+}
+
+// overdue is told of a flight whose answer should have come long ago. What has lain idle
+// since it was dispatched may have died as its connection has, without a word.
+func (c *Connector) overdue(ago time.Duration) {
+	if c.pipe != nil {
+		c.pipe.CloseIdleSince(ago)
+	}
+	c.flights.closeIdleSince(ago)
 }
 
 // monotonic tells the time, by half the clocks that time.Now looks at: a look takes as

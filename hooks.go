@@ -356,6 +356,7 @@ func betweenHooks(function string) bool {
 	for _, prefix := range []string{
 		"github.com/jackc/", "database/sql.",
 		flightpgPackage + ".(*Config).hooks", flightpgPackage + ".(*session)", flightpgPackage + ".sessionConnector", flightpgPackage + ".orClosed", flightpgPackage + ".(*watched)",
+		flightpgPackage + ".noticing",
 	} {
 		if strings.HasPrefix(function, prefix) {
 			return true

@@ -379,6 +379,8 @@ type pipelineLaunch struct {
 	cols *sessionColumns // of the answer, or nil: it has not begun
 	buf  buffering
 	tail error // what the answer ends with, for its readers
+
+	given atomic.Bool // to the generic executor
 }
 
 // RunInline implements flight.Inline.
@@ -422,9 +424,21 @@ func (x *pipelineExecutor) landed(l *pipelineLaunch) {
 	x.launches.Put(l)
 }
 
+// Silent implements flight.Watched.
+func (l *pipelineLaunch) Silent() bool {
+	if l.given.Load() {
+		return l.launch.Silent()
+	}
+	return l.call.Silent()
+}
+
 func (l *pipelineLaunch) begin(f *flight.Flight[*result]) {
 	l.f, l.r.f, l.began = f, f, true
 	l.call.Init(l.x.Pool, l.st, l.values(), l)
+	if f.Careful() {
+		l.r.careful = true
+		l.call.Careful()
+	}
 }
 
 // Detach implements flight.Inline: the arguments are the caller's again when it
@@ -463,6 +477,7 @@ func (l *pipelineLaunch) execute(ctx context.Context) (*result, error) {
 		if l.call.Err() == pipeline.ErrSpare {
 			defer l.x.away.Add(-1)
 		}
+		l.given.Store(true)
 		return l.c.exec.execute(ctx, &l.r)
 	}
 	if live := l.call.Live(); live != nil {

@@ -318,6 +318,7 @@ type verdict struct {
 	odd        atomic.Uint32               // reads that became exceptions
 	good       atomic.Uint32               // and those that were shared
 
+	took     atomic.Int64  // how long its last flight took, see learnTime; 0: not known
 	alone    aloneness     // of its reads
 	unshared atomic.Uint32 // large results in a row that a single caller has read
 

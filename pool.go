@@ -70,9 +70,10 @@ type limits struct {
 
 // slot is a place for a session, which who has taken it has alone.
 type slot struct {
-	session *session  // nil: there is none yet, or no more
-	opened  time.Time // when it was
-	handed  bool      // by who had it before, and not counted as idle
+	session *session      // nil: there is none yet, or no more
+	opened  time.Time     // when it was
+	reset   time.Duration // when it was last, for a flight, see monotonic; 0: never
+	handed  bool          // by who had it before, and not counted as idle
 }
 
 // lease is a session taken from a pool.
@@ -197,7 +198,7 @@ func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string
 		case p.limits.lifetime > 0 && time.Since(sl.opened) > p.limits.lifetime:
 			return nil, driver.ErrBadConn
 		default:
-			if err := sl.session.resetSafely(ctx); err != nil { // database/sql goes on after others
+			if err := l.reset(ctx); err != nil { // database/sql goes on after others
 				var panicked *HookPanicError
 				switch {
 				case errors.Is(err, driver.ErrBadConn):
@@ -228,7 +229,7 @@ func (p *pool) use(ctx context.Context, res *puddle.Resource[*slot], part string
 	if p.refusal.Load() != nil {
 		p.refusal.Store(nil)
 	}
-	sl.session, sl.opened = dc.(*session), time.Now()
+	sl.session, sl.opened, sl.reset = dc.(*session), time.Now(), 0
 	if p.isClosed() && p.connector.flights {
 		return nil, errPoolClosed
 	}
@@ -463,6 +464,31 @@ func (p *pool) whenStarved() <-chan struct{} {
 // errStarved says that readers of large results hold all sessions of a pool.
 var errStarved = bypassError(ReasonNoConnection)
 
+// reset resets the session of the lease's slot for who takes it. pgx pings one whose last
+// reset was more than a second ago, or that had none; that ends with its caller's context,
+// and a flight's may never.
+func (l *lease) reset(ctx context.Context) error {
+	sl, p := l.res.Value(), l.p
+	s, last := sl.session, sl.reset
+	if !p.connector.flights {
+		return s.resetSafely(ctx)
+	}
+	if sl.reset = monotonic(); sl.reset-last < pingPatience && last != 0 {
+		return s.resetSafely(ctx)
+	}
+	patience := pingPatience
+	if p.connector.c.source.resets { // the user's hook takes the time that it takes
+		patience = dialLimit
+	}
+	bound, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	err := s.resetSafely(bound)
+	if err != nil && bound.Err() != nil && ctx.Err() == nil {
+		p.closeIdleSince(pingPatience) // the others are likely to be as dead
+	}
+	return err
+}
+
 // slot takes a slot: one that somebody gives back, one with an idle session, or a new one.
 // A sql.Conn outlives db.Close, with pgx too: who has one still gets a session.
 func (p *pool) slot(ctx context.Context, part string) (*puddle.Resource[*slot], error) {
@@ -649,8 +675,18 @@ func (l *lease) close() error {
 
 // sweep closes those idle sessions of which gone says so.
 func (p *pool) sweep(gone func(*puddle.Resource[*slot]) bool) error {
-	var errs []error
-	var goes []*puddle.Resource[*slot]
+	return p.closeTaken(p.takeIdle(gone))
+}
+
+// closeIdleSince closes the idle sessions that have lain idle for so long: another may
+// have died without a word, and what has been used since has not.
+func (p *pool) closeIdleSince(d time.Duration) {
+	gone := p.takeIdle(func(res *puddle.Resource[*slot]) bool { return res.IdleDuration() >= d })
+	go p.closeTaken(gone)
+}
+
+// takeIdle takes those idle sessions out of which gone says so.
+func (p *pool) takeIdle(gone func(*puddle.Resource[*slot]) bool) (goes []*puddle.Resource[*slot]) {
 	// Those that stay go back in their order, the one that was used last in the end.
 	for _, res := range slices.Backward(p.slots.AcquireAllIdle()) {
 		switch {
@@ -663,6 +699,12 @@ func (p *pool) sweep(gone func(*puddle.Resource[*slot]) bool) error {
 			res.ReleaseUnused()
 		}
 	}
+	return goes
+}
+
+// closeTaken closes sessions that have been taken out.
+func (p *pool) closeTaken(goes []*puddle.Resource[*slot]) error {
+	var errs []error
 	for _, res := range goes {
 		errs = append(errs, (&lease{p: p, res: res}).close())
 		res.Hijack()
@@ -728,8 +770,12 @@ func (p *pool) Close() error {
 	return p.sweep(func(*puddle.Resource[*slot]) bool { return true })
 }
 
-// maxPings bounds how many dead pooled sessions are walked past.
-const maxPings = 64
+// maxPings bounds how many dead pooled sessions are walked past, and pingPatience how long
+// one may take to show that it is alive.
+const (
+	maxPings     = 64
+	pingPatience = 500 * time.Millisecond
+)
 
 // borrowAlive takes a session that has just answered: where one was lost, the pool
 // may hold others that died of the same cause.
@@ -742,7 +788,10 @@ func (p *pool) borrowAlive(ctx context.Context) (*lease, error) {
 		if l.fresh && l.pgx != nil && !l.pooled {
 			return l, nil // just opened: it has answered to that
 		}
-		if err = l.ping(ctx); err == nil {
+		ping, stop := context.WithTimeout(ctx, pingPatience)
+		err = l.ping(ping)
+		stop()
+		if err == nil {
 			return l, nil
 		}
 		l.bad = true

@@ -92,12 +92,14 @@ func takeParams(pc *pgx.ConnConfig, cfg *Config) error {
 }
 
 // cancelling returns the config for flights, whose queries are cancelled when
-// nobody waits any more, see cancel.go. A handler of the user's own stays.
+// nobody waits any more, see cancel.go, and whose connections notice that the server has
+// gone, see keepalive.go. A handler or dialer of the user's own stays.
 func cancelling(pc *pgx.ConnConfig) *pgx.ConnConfig {
 	fc := pc.Copy()
 	if own := fc.BuildContextWatcherHandler; own == nil || sameFunc(own, defaultConfig().BuildContextWatcherHandler) {
 		fc.BuildContextWatcherHandler = cancelRequest
 	}
+	noticing(fc)
 	return fc
 }
 

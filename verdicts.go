@@ -169,6 +169,19 @@ func (v *verdict) shared() {
 	}
 }
 
+// A read that takes less than this is not slow, see flight.Watched.
+const slowRead = 100 * time.Millisecond
+
+// learnTime is told how long an execution has taken.
+func (v *verdict) learnTime(took time.Duration) {
+	if took < slowRead {
+		took = 1 // known to be fast
+	}
+	if v.took.Load() != int64(took) {
+		v.took.Store(int64(took))
+	}
+}
+
 // avoided says why the text bypasses now, whatever the arguments; ReasonNone if it does
 // not.
 func (v *verdict) avoided() Reason {

@@ -168,6 +168,10 @@ type Options struct {
 	// for so many bytes; then nothing is kept. It may call MakeRoom.
 	Take func(n int64) bool
 	Give func(n int64)
+	// Overdue, if there is one, is called when a flight is overdue that was dispatched so
+	// long ago, before another takes its place: what its Runner has that has lain idle
+	// since may be as dead. See Watched.
+	Overdue func(ago time.Duration)
 }
 
 // Table holds the flights of one connector. It is safe for concurrent use.
@@ -205,8 +209,8 @@ type shard[V Value] struct {
 // slot is the state of one key. It exists while a flight of the key does.
 //
 //	newest ── running, may take followers      running: how many execute,
-//	pending ─ gathers callers until one lands  abandoned ones included
-//	kept ──── finished, within its window
+//	pending ─ gathers callers until one lands  abandoned ones included,
+//	kept ──── finished, within its window      but not those that are overdue
 type slot[V Value] struct {
 	next *slot[V] // another key with the same hash
 	hash uint64
@@ -217,6 +221,8 @@ type slot[V Value] struct {
 	large *Large // of who made it, or nil
 
 	running int
+	overdue int
+	out     *Flight[V] // the last of these that began, linked by under
 	newest  *Flight[V]
 	pending *Flight[V]
 	kept    *Flight[V]
@@ -291,8 +297,13 @@ type Flight[V Value] struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // nil when taken over by the Runner
 	keep    *keeping[V]             // while kept
+	watched Watched                 // its Runner, or nil; set before it is dispatched
+	sent    time.Duration           // when it was dispatched last, if it is watched; see clock
+	overdue bool                    // see Watched
+	under   *Flight[V]              // the flight of its key that began before it and has not landed
 
-	atOnce bool // cleared when it was made; its leader's
+	careful bool // set when it is cleared
+	atOnce  bool // cleared when it was made; its leader's
 
 	// done is closed when the flight has landed. It is made, under s.mu, by who
 	// first has to wait: a leader that runs its flight itself does not.
@@ -312,6 +323,7 @@ type Stats struct {
 	Fenced    uint64 // callers that found a flight of their key under way, but dispatched too early for their rule
 	Abandoned uint64 // flights that their last waiter left before they landed
 	Panics    uint64 // executions that panicked or called runtime.Goexit
+	Overdue   uint64 // flights that were given up but for those who waited, see Watched
 
 	Flying  int64 // flights begun and not landed, now
 	Waiting int64 // callers waiting for a flight to land, now
@@ -357,8 +369,14 @@ func (t *Table[V]) enter(k Key, rule Rule, count uint64) (f *Flight[V], leader b
 	h := t.hash(t.seed, k)
 	s := &t.shards[h%shardCount]
 
+	var after aftermath[V]
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer func() {
+		s.mu.Unlock()
+		if after.silence > 0 {
+			after.do(t)
+		}
+	}()
 	sl := s.findLocked(h, k)
 	if sl == nil {
 		e := s.entryLocked(h, k)
@@ -376,6 +394,9 @@ func (t *Table[V]) enter(k Key, rule Rule, count uint64) (f *Flight[V], leader b
 		f.awaitLocked()
 		s.stats.Joins += count
 		return f, false
+	}
+	if sl.out != nil {
+		sl.slowLocked(&after)
 	}
 	if f := sl.newest; f != nil {
 		if f.allowsLocked(rule, epoch) {
@@ -449,9 +470,11 @@ func (f *Flight[V]) joinLocked(count uint64) {
 
 // clearLocked lets the flight run and offers it to the callers to come.
 func (f *Flight[V]) clearLocked() {
-	f.cleared = true
-	f.slot.running++
-	f.slot.newest = f
+	sl := f.slot
+	f.cleared, f.careful = true, sl.overdue > 0
+	f.under, sl.out = sl.out, f
+	sl.running++
+	sl.newest = f
 }
 
 // Launch hands over what the flight executes: at once, or when an earlier
@@ -460,6 +483,9 @@ func (f *Flight[V]) Launch(ctx context.Context, run Runner[V]) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	f.s.mu.Lock()
 	f.ctx, f.cancel, f.run = ctx, cancel, run
+	if f.watched == nil {
+		f.watched, _ = run.(Watched)
+	}
 	f.awaitLocked()
 	cleared := f.cleared
 	f.s.mu.Unlock()
@@ -473,6 +499,7 @@ func (f *Flight[V]) Launch(ctx context.Context, run Runner[V]) {
 // does one that an earlier flight of the key keeps from running yet. Only the
 // leader calls it, once.
 func (f *Flight[V]) Lead(ctx context.Context, run Inline[V]) (V, error) {
+	f.watched, _ = run.(Watched) // nobody looks before it is dispatched
 	// A flight that was not cleared may be so by now: Launch sees.
 	if f.atOnce {
 		v, panicked, err, landed := f.inline(ctx, run)
@@ -521,6 +548,9 @@ func (f *Flight[V]) Dispatch() bool {
 	if f.state == waiting {
 		f.state = dispatched
 		f.epoch = f.t.epoch.Now()
+	}
+	if f.watched != nil {
+		f.sent = clock()
 	}
 	return true
 }
@@ -598,7 +628,7 @@ func (f *Flight[V]) land(v V, err error) {
 	f.val, f.err = v, err
 	f.state = landed
 	shares := f.refs
-	sl.running--
+	f.landedLocked(failed)
 	if sl.newest == f { // by identity: a newer flight's entry is not ours to remove
 		sl.newest = nil
 		if k != nil && f.refs > 0 {
@@ -665,9 +695,10 @@ func (f *Flight[V]) Wait(ctx context.Context) (V, error) {
 	select {
 	case <-f.done:
 	case <-end:
-		f.leave()
+		err := ctx.Err()
+		f.leave(err == context.DeadlineExceeded)
 		var none V
-		return none, ctx.Err()
+		return none, err
 	}
 	return f.outcome()
 }
@@ -680,8 +711,9 @@ func (f *Flight[V]) outcome() (V, error) {
 }
 
 // leave takes one waiter off. The last one out removes the flight from the
-// table in the same critical section: nobody can follow what is being given up.
-func (f *Flight[V]) leave() {
+// table in the same critical section: nobody can follow what is being given up. late: the
+// waiter's deadline has passed.
+func (f *Flight[V]) leave(late bool) {
 	s := f.s
 	s.mu.Lock()
 	if f.state == landed {
@@ -694,12 +726,18 @@ func (f *Flight[V]) leave() {
 	}
 	f.refs--
 	s.stats.Waiting--
+	sl := f.slot
+	var after aftermath[V]
+	if late {
+		sl.silentLocked(&after)
+	}
 	if f.refs > 0 {
 		s.mu.Unlock()
+		after.do(f.t)
 		return
 	}
-	sl := f.slot
 	s.stats.Abandoned++
+	lingers := f.watchedLocked() != nil
 	switch f {
 	case sl.pending: // never ran, never will
 		sl.pending = nil
@@ -712,6 +750,10 @@ func (f *Flight[V]) leave() {
 	s.mu.Unlock()
 	if cancel != nil {
 		cancel(ErrAbandoned)
+	}
+	after.do(f.t)
+	if lingers {
+		f.abandoned()
 	}
 }
 
@@ -756,6 +798,7 @@ func (t *Table[V]) Stats() Stats {
 		sum.Fenced += st.Fenced
 		sum.Abandoned += st.Abandoned
 		sum.Panics += st.Panics
+		sum.Overdue += st.Overdue
 		sum.Flying += st.Flying
 		sum.Waiting += st.Waiting
 	}
@@ -799,7 +842,7 @@ func (s *shard[V]) findLocked(h uint64, k Key) *slot[V] {
 
 // dropIfEmptyLocked removes a key that has no flight, and reports whether it has.
 func (s *shard[V]) dropIfEmptyLocked(sl *slot[V]) bool {
-	if sl.running > 0 || sl.newest != nil || sl.pending != nil || sl.kept != nil {
+	if sl.running > 0 || sl.newest != nil || sl.overdue > 0 || sl.pending != nil || sl.kept != nil {
 		return false
 	}
 	if sl.large != nil {

@@ -342,7 +342,7 @@ func testAbandonedBeforeDispatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	s := &script{dispatch: make(chan struct{})}
-	f.leave()
+	f.leave(false)
 	f.Launch(ctx, s) // cannot happen through Wait; Dispatch must refuse all the same
 	close(s.dispatch)
 	synctest.Wait()

@@ -31,6 +31,7 @@ type Call struct {
 	// The driver's.
 	fresh    bool   // new: not submitted
 	only     bool   // it is finished when its statement is described
+	careful  bool   // its connection shall say something before the answer
 	describe bool   // this round only describes the statement
 	promised bool   // others wait for that
 	desc     *Desc  // of this round; when describing, the one in the making
@@ -114,6 +115,20 @@ func (c *Call) Forget() {
 // SetArgs replaces the arguments by others of the same values. For the driver,
 // between Run and Finish.
 func (c *Call) SetArgs(args []any) { c.args = args }
+
+// Careful has the call's connection say something at once, before the statement is
+// executed, so that Silent tells a slow statement from a connection that carries nothing
+// any more. For the driver, before Run.
+func (c *Call) Careful() { c.careful = true }
+
+// Silent reports whether the call has been sent, and nothing has come from its connection
+// since. Anybody may ask, until the call is finished.
+func (c *Call) Silent() bool {
+	c.p.lock()
+	k := c.conn
+	c.p.unlock()
+	return k != nil && !k.heard.Load()
+}
 
 // Err is the outcome of a finished call: nil, the server's *pgconn.PgError, or an
 // error of the connection or of this package.

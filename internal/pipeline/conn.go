@@ -63,6 +63,8 @@ type conn struct {
 	changed   [2]string
 	closed    bool
 
+	heard atomic.Bool // something has come since the group was sent
+
 	// Guarded by p.mu. began is written by whoever has the connection only, who may
 	// read it without.
 	busy      bool          // with a group
@@ -341,6 +343,7 @@ func (k *conn) send() bool {
 		return false
 	}
 	out := k.compose(k.out[:0])
+	k.heard.Store(false)
 	k.cancelMu.Lock()
 	k.cancelled = false
 	for _, c := range kept {
@@ -398,6 +401,10 @@ func (k *conn) compose(out []byte) []byte {
 		set := pgproto3.Query{String: text}
 		out, _ = set.Encode(out)
 		k.armed, k.arming = arm, true
+		k.syncs, k.skip = 1, 1
+	}
+	if !k.arming && slices.ContainsFunc(k.group, func(c *Call) bool { return c.careful }) {
+		out = append(out, syncMessage...) // is answered at once, if anything is
 		k.syncs, k.skip = 1, 1
 	}
 	for _, name := range k.closing {
@@ -505,14 +512,14 @@ func (k *conn) closeStmt(out []byte, name string) []byte {
 func (k *conn) Read(b []byte) (int, error) {
 	ctx := k.reader
 	if k.drains {
-		return k.net.Read(b)
+		return k.receive(b)
 	}
 	watched := ctx != nil && ctx.Done() != nil
 	others := len(k.group) > k.head+1
 	if !watched && !others {
 		k.blind = k.blind || k.head < len(k.group)
 		k.setGlance(time.Time{})
-		return k.net.Read(b)
+		return k.receive(b)
 	}
 	if k.p.wayTime() > glanceTime/2 {
 		// Every answer takes long. That says nothing.
@@ -523,7 +530,7 @@ func (k *conn) Read(b []byte) (int, error) {
 		if d := k.glance.Sub(k.began); d < glanceTime/2 || d > 2*glanceTime {
 			k.setGlance(time.Now().Add(glanceTime))
 		}
-		if n, err := k.net.Read(b); n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if n, err := k.receive(b); n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
 		k.late, k.missed = k.head, time.Now()
@@ -535,7 +542,7 @@ func (k *conn) Read(b []byte) (int, error) {
 	for {
 		k.setGlance(late)
 		if !watched {
-			n, err := k.net.Read(b)
+			n, err := k.receive(b)
 			if n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 				return n, err
 			}
@@ -545,7 +552,7 @@ func (k *conn) Read(b []byte) (int, error) {
 		k.poking.armed = true
 		k.poking.mu.Unlock()
 		stop := context.AfterFunc(ctx, k.poke)
-		n, err := k.net.Read(b)
+		n, err := k.receive(b)
 		stop()
 		// The function may be running, or about to: it finds itself disarmed, or
 		// interrupts another reader, who looks at its own context and goes on.
@@ -566,6 +573,15 @@ func (k *conn) Read(b []byte) (int, error) {
 			return 0, errLate
 		}
 	}
+}
+
+// receive reads from the network, and notes that something has come.
+func (k *conn) receive(b []byte) (int, error) {
+	n, err := k.net.Read(b)
+	if n > 0 && !k.heard.Load() {
+		k.heard.Store(true)
+	}
+	return n, err
 }
 
 // glanceTime is how long an answer may take before the reader's context is watched:

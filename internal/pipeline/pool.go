@@ -856,6 +856,20 @@ func (p *Pool) Released() time.Time {
 	return p.releasedAt
 }
 
+// CloseIdleSince closes the free connections that have lain idle for so long: another may
+// have died without a word, and what has been used since has not.
+func (p *Pool) CloseIdleSince(d time.Duration) {
+	since := time.Now().Add(-d)
+	p.lock()
+	n := 0 // the list is in the order of their last use
+	for n < len(p.free) && p.free[n].idleSince.Before(since) {
+		n++
+	}
+	old := p.takeFreeLocked(n)
+	p.unlock()
+	go closeAll(old)
+}
+
 // takeIdle takes the free connections out.
 func (p *Pool) takeIdle() []*conn {
 	p.lock()
