@@ -149,7 +149,7 @@ func (p *pool) cede(ctx context.Context, wants int64, patience time.Duration) *p
 			return cleared(ctx, h)
 		}
 	}
-	l := p.takeIdle(ctx)
+	l := p.takeFree(ctx)
 	if l == nil && patience > 0 && p.ready.Load() > 2*wants {
 		late := time.NewTimer(patience)
 		defer late.Stop()
@@ -277,7 +277,7 @@ const (
 // spare takes a session that lies idle here, or makes one of a connection that does in the
 // other pool.
 func (p *pool) spare(ctx context.Context, patience time.Duration) *lease {
-	if l := p.takeIdle(ctx); l != nil {
+	if l := p.takeFree(ctx); l != nil {
 		return l
 	}
 	return p.adopt(ctx, patience)

@@ -384,8 +384,8 @@ func (p *pool) lastGiven() time.Duration {
 	return math.MinInt64 / 2 // never
 }
 
-// takeIdle takes an idle session if there is one, and opens none.
-func (p *pool) takeIdle(ctx context.Context) *lease {
+// takeFree takes an idle session if there is one, and opens none.
+func (p *pool) takeFree(ctx context.Context) *lease {
 	if p.idle.Load() == 0 || !p.mayAwait(nil) {
 		return nil
 	}
