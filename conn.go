@@ -73,7 +73,7 @@ var (
 // attach gives the connection a session if it has none.
 func (cn *conn) attach(ctx context.Context) error {
 	if cn.broken {
-		return driver.ErrBadConn
+		return cn.refuse()
 	}
 	cn.carried = false
 	if cn.lease != nil {
@@ -85,6 +85,15 @@ func (cn *conn) attach(ctx context.Context) error {
 	}
 	cn.lease = l
 	return nil
+}
+
+// refuse is for what a broken connection is asked for. In a transaction that has been
+// lost then, whatever Commit would say.
+func (cn *conn) refuse() error {
+	if cn.tx != nil {
+		cn.tx.lost = true
+	}
+	return driver.ErrBadConn
 }
 
 // detach gives the session back. bad: nobody may use it again.
@@ -268,12 +277,16 @@ func (cn *conn) lost(v *verdict, writes bool) {
 
 // ran notes what err, from the session, says about the session.
 func (cn *conn) ran(err error) {
+	dead := cn.lease.dead()
 	if errors.Is(err, driver.ErrBadConn) {
-		cn.broken = true
+		// stdlib makes that of "conn busy" too: rows are open. In a transaction
+		// database/sql goes on with the connection, and so does pgx.
+		if cn.tx == nil || dead {
+			cn.broken = true
+		}
+		cn.lease.bad = cn.lease.bad || cn.lease.pgx == nil // nobody can tell
 	}
-	if cn.lease.dead() {
-		cn.lease.bad = true
-	}
+	cn.lease.bad = cn.lease.bad || dead
 }
 
 // bypass says why a query may not be shared here and now.
@@ -311,7 +324,7 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 // may be, else on the session.
 func (cn *conn) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Rows, error) {
 	if cn.broken {
-		return nil, driver.ErrBadConn
+		return nil, cn.refuse()
 	}
 	text, values := query, args // as they can be shared
 	if via == viaQuery && cn.c.catalogs != nil {
@@ -583,7 +596,8 @@ func (cn *conn) Close() error {
 // The session belongs to this connection for the rest of its life, and until
 // the connection goes back to the pool every fenced read of the process behaves
 // as a strict one: nobody can tell what is written through a raw connection.
-// Conn returns nil if no session can be had, while the context of db.Conn lasts, or if
+// Where no session can be had while the context of db.Conn lasts, everything that is asked
+// of the *pgx.Conn fails with the error that db.Conn would have had with pgx; likewise if
 // the inner driver is not pgx.
 func (cn *conn) Conn() *pgx.Conn {
 	ctx := cn.checkout
@@ -593,8 +607,11 @@ func (cn *conn) Conn() *pgx.Conn {
 	case ctx.Err() != nil: // with pgx the connection has been there since
 		ctx = context.WithoutCancel(ctx)
 	}
-	if err := cn.attach(ctx); err != nil || cn.lease.pgx == nil {
-		return nil
+	if err := cn.attach(ctx); err != nil {
+		return unconnected(cn.c, err)
+	}
+	if cn.lease.pgx == nil {
+		return unconnected(cn.c, errNotPgx)
 	}
 	cn.pinned = true
 	if !cn.raw {
@@ -609,11 +626,16 @@ type tx struct {
 	cn      *conn
 	inner   driver.Tx
 	wrote   bool
+	lost    bool   // a statement has not reached it
 	effects effect // of the statements in it
 }
 
 // Commit implements driver.Tx.
 func (t *tx) Commit() error {
+	if t.lost {
+		_ = t.Rollback()
+		return driver.ErrBadConn
+	}
 	if t.wrote {
 		t.cn.hold()
 		defer t.cn.lifts()

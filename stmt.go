@@ -31,7 +31,7 @@ var (
 // (temporary tables, its transaction's DDL).
 func (cn *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
 	if cn.broken {
-		return nil, driver.ErrBadConn
+		return nil, cn.refuse()
 	}
 	var n int
 	var err error
