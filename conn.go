@@ -35,6 +35,7 @@ type conn struct {
 	broken   bool
 	tx       *tx
 	prepared map[string]int // how many statements are open, by their text
+	owners   []*stmt        // those that have one of the session's inner driver
 	closed   bool
 	replays  []replayRows // that nobody has had
 	names    []string     // likewise, for columns
@@ -102,6 +103,10 @@ func (cn *conn) detach(bad bool) {
 	if cn.lease == nil {
 		return
 	}
+	for _, s := range cn.owners {
+		s.disown(cn.lease.session)
+	}
+	cn.owners = nil
 	if cn.c.sessions.leave(cn) { // else it was closed to make room
 		cn.lease.bad = cn.lease.bad || bad
 		cn.c.sessions.release(cn.lease)
@@ -178,7 +183,7 @@ func (cn *conn) stays() bool {
 	if cn.inTx && cn.lease != nil {
 		// With an open one pgx drops a connection before it is used again.
 		cn.inTx = false
-		cn.pinned = cn.pinned || cn.lease.pgx == nil
+		cn.pinned = cn.pinned || cn.lease.under == nil
 		cn.closes = cn.closes || !cn.lease.idle()
 	}
 	doubts := cn.doubts
@@ -199,10 +204,10 @@ func (cn *conn) lends() bool { return !cn.pinned && !cn.locks && !cn.closes && l
 
 // unlocked asks the server whether the session holds advisory locks, if it may.
 func (cn *conn) unlocked(ctx context.Context) {
-	if !cn.locks || cn.pinned || cn.lease.pgx == nil {
+	if !cn.locks || cn.pinned || cn.lease.under == nil {
 		return
 	}
-	results, err := ask(ctx, cn.lease.pgx.Conn().PgConn(), "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks"+
+	results, err := ask(ctx, cn.lease.under.PgConn(), "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks"+
 		" WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()")
 	if err == nil && cell(results, 0) == "0" {
 		cn.locks = false
@@ -284,7 +289,7 @@ func (cn *conn) ran(err error) {
 		if cn.tx == nil || dead {
 			cn.broken = true
 		}
-		cn.lease.bad = cn.lease.bad || cn.lease.pgx == nil // nobody can tell
+		cn.lease.bad = cn.lease.bad || cn.lease.under == nil // nobody can tell
 	}
 	cn.lease.bad = cn.lease.bad || dead
 }
@@ -326,8 +331,14 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 	if cn.broken {
 		return nil, cn.refuse()
 	}
+	if err := ctx.Err(); err != nil && cn.lease == nil && cn.c.source.config != nil {
+		if cn.c.source.config.DefaultQueryExecMode == pgx.QueryExecModeExec {
+			return nil, leftError(ctx, err)
+		}
+		return nil, driver.ErrBadConn // as pgx says that it has sent nothing
+	}
 	text, values := query, args // as they can be shared
-	if via == viaQuery && cn.c.catalogs != nil {
+	if via == viaQuery && cn.c.source.config != nil {
 		text, values = positional(query, args)
 	}
 	v := cn.c.verdicts.get(text, cn.c.peek(ctx))
@@ -359,7 +370,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		r := &read{via: via, query: text, args: values, v: v}
 		res, why, err = cn.c.fly(ctx, mode, r)
 		if err != nil {
-			return nil, err
+			return nil, leftError(ctx, err)
 		}
 		if res != nil {
 			return cn.replay(ctx, res), nil
@@ -432,6 +443,9 @@ func (cn *conn) QueryContext(ctx context.Context, query string, args []driver.Na
 // for its statements.
 func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Result, error) {
 	cn.c.stats.execs.Add(1)
+	if ctx.Err() != nil && cn.lease == nil && cn.c.source.config != nil {
+		return nil, driver.ErrBadConn // as pgx says that it has sent nothing
+	}
 	if err := cn.attach(ctx); err != nil {
 		return nil, err
 	}
@@ -494,7 +508,7 @@ func (cn *conn) Ping(ctx context.Context) error {
 // BeginTx implements driver.ConnBeginTx.
 func (cn *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	if err := cn.attach(ctx); err != nil {
-		return nil, err
+		return nil, leftError(ctx, err)
 	}
 	inner, err := cn.lease.begin(ctx, opts)
 	cn.ran(err)
@@ -517,6 +531,7 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 	if cn.broken {
 		return driver.ErrBadConn
 	}
+	cn.c.revive()
 	if cn.lease == nil {
 		return nil
 	}
@@ -610,7 +625,7 @@ func (cn *conn) Conn() *pgx.Conn {
 	if err := cn.attach(ctx); err != nil {
 		return unconnected(cn.c, err)
 	}
-	if cn.lease.pgx == nil {
+	if cn.lease.under == nil {
 		return unconnected(cn.c, errNotPgx)
 	}
 	cn.pinned = true
@@ -618,7 +633,7 @@ func (cn *conn) Conn() *pgx.Conn {
 		cn.raw = true
 		cn.c.db.Hold()
 	}
-	return cn.lease.pgx.Conn()
+	return cn.lease.under
 }
 
 // tx is a transaction on the connection's session.
