@@ -75,6 +75,7 @@ type catalogs struct {
 	searches atomic.Int32  // loads in a row that did not have the names they were for
 	maybes   atomic.Uint64 // what may have been DDL
 	loading  atomic.Bool   // a load is under way
+	none     atomic.Bool   // the connections are not pgx's: it cannot be asked
 	slow     atomic.Bool   // somebody has waited in vain for the load under way; others need not
 	lulls    atomic.Bool   // it will be loaded when DDL has ended
 	closed   atomic.Bool   // nobody needs it any more
@@ -187,6 +188,9 @@ func (c *catalogs) renew(ctx context.Context, l *loaded) {
 // get returns a picture that is up to date as far as this process can know, nil
 // if none can be had at once or soon.
 func (c *catalogs) get(ctx context.Context) *loaded {
+	if c.none.Load() {
+		return nil
+	}
 	ddl := c.db.ddl.Load()
 	if l := c.current.Load(); l != nil && l.ddl >= ddl {
 		if c.renew(ctx, l); !c.tooOld(l) {
@@ -298,6 +302,9 @@ func (c *catalogs) start(ctx context.Context) <-chan singleflight.Result {
 		c.loads.Add(1)
 		set, err := c.loadSafely(ctx)
 		if err != nil {
+			if err == errNoCatalog {
+				c.none.Store(true)
+			}
 			c.failures.Add(1)
 			c.lastErr.Store(&err)
 			pause := min(catalogRetryFirst<<min(c.failing.Add(1)-1, 16), catalogRetryMost)
@@ -387,7 +394,7 @@ func (c *catalogs) found() { c.searches.Store(0) }
 // on.
 func (c *catalogs) wanted(ctx context.Context) {
 	switch {
-	case c.closed.Load(), time.Now().UnixNano() < c.retryAt.Load():
+	case c.none.Load(), c.closed.Load(), time.Now().UnixNano() < c.retryAt.Load():
 	case c.lull() > 0:
 		c.later(ctx)
 	default:
@@ -450,6 +457,8 @@ func (c *Connector) changed(e effect) {
 	c.db.Raise()
 }
 
+var errNoCatalog = errors.New("flightpg: the inner connection is not pgx's, or hides it: its catalog cannot be asked")
+
 // loadCatalog asks a flight session, whose search_path and role are those that
 // the flights will have; if its connection turns out to be lost, another one.
 func (c *Connector) loadCatalog(ctx context.Context) (set *catalog.Set, err error) {
@@ -486,10 +495,10 @@ func (c *Connector) loadCatalog(ctx context.Context) (set *catalog.Set, err erro
 // loadCatalog asks the session. What bounds the application's statements in time
 // is not meant for this one.
 func (s *session) loadCatalog(ctx context.Context) (_ *catalog.Set, err error) {
-	if s.pgx == nil {
-		return nil, errors.New("flightpg: the inner connection is not pgx's: its catalog cannot be asked")
+	if s.under == nil {
+		return nil, errNoCatalog
 	}
-	pg := s.pgx.Conn().PgConn()
+	pg := s.under.PgConn()
 	defer bounded(ctx, pg)()
 	defer func() {
 		// As in ask: nobody else could recover.
@@ -545,6 +554,6 @@ func RefreshCatalog(ctx context.Context, db *sql.DB) error {
 	if c.catalogs == nil {
 		return errors.New("flightpg: the inner driver is not pgx: there is no catalog to load")
 	}
-	c.open.Do(c.openPools)
+	c.useOnce()
 	return c.catalogs.refresh(ctx)
 }

@@ -36,6 +36,7 @@ type conn struct {
 	broken   bool
 	tx       *tx
 	prepared map[string]int // how many statements are open, by their text
+	owners   []*stmt        // those that have one of the session's inner driver
 	closed   bool
 	replays  []replayRows // that nobody has had
 	names    []string     // likewise, for columns
@@ -81,7 +82,7 @@ var (
 // attach gives the connection a session if it has none.
 func (cn *conn) attach(ctx context.Context) error {
 	if cn.broken {
-		return driver.ErrBadConn
+		return cn.refuse()
 	}
 	cn.retake(ctx)
 	cn.carried = false
@@ -96,12 +97,25 @@ func (cn *conn) attach(ctx context.Context) error {
 	return nil
 }
 
+// refuse is for what a broken connection is asked for. In a transaction that has been
+// lost then, whatever Commit would say.
+func (cn *conn) refuse() error {
+	if cn.tx != nil {
+		cn.tx.lost = true
+	}
+	return driver.ErrBadConn
+}
+
 // detach gives the session back. bad: nobody may use it again.
 func (cn *conn) detach(bad bool) {
 	cn.unraw()
 	if cn.lease == nil {
 		return
 	}
+	for _, s := range cn.owners {
+		s.disown(cn.lease.session)
+	}
+	cn.owners = nil
 	if cn.c.sessions.leave(cn) { // else it was closed to make room
 		if cn.lease.bad = cn.lease.bad || bad; cn.closes {
 			cn.c.giveBack(cn.lease)
@@ -156,9 +170,9 @@ func refusedByParser(err error) bool {
 func (cn *conn) stays() bool {
 	if cn.inTx && cn.lease != nil {
 		cn.inTx = false
-		cn.pinned = cn.pinned || cn.lease.pgx == nil
+		cn.pinned = cn.pinned || cn.lease.under == nil
 		// With an open one pgx drops a connection before it is used again.
-		cn.lease.bad = cn.lease.bad || cn.lease.pgx != nil && !cn.lease.idle()
+		cn.lease.bad = cn.lease.bad || cn.lease.under != nil && !cn.lease.idle()
 	}
 	return cn.counts() || cn.c.own() || cn.closes && (!cn.c.source.pooled && !cn.c.cleans() || cn.c.altering())
 }
@@ -194,10 +208,10 @@ func (cn *conn) sharesOn() bool {
 
 // unlocked asks the server whether the session holds advisory locks, if it may.
 func (cn *conn) unlocked(ctx context.Context) {
-	if !cn.locks || cn.pinned || cn.lease.pgx == nil {
+	if !cn.locks || cn.pinned || cn.lease.under == nil {
 		return
 	}
-	results, err := ask(ctx, cn.lease.pgx.Conn().PgConn(), "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks"+
+	results, err := ask(ctx, cn.lease.under.PgConn(), "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks"+
 		" WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()")
 	if err == nil && cell(results, 0) == "0" {
 		cn.locks = false
@@ -276,12 +290,16 @@ func (cn *conn) lost(v *verdict, writes bool) {
 
 // ran notes what err, from the session, says about the session.
 func (cn *conn) ran(err error) {
+	dead := cn.lease.dead()
 	if errors.Is(err, driver.ErrBadConn) {
-		cn.broken = true
+		// stdlib makes that of "conn busy" too: rows are open. In a transaction
+		// database/sql goes on with the connection, and so does pgx.
+		if cn.tx == nil || dead {
+			cn.broken = true
+		}
+		cn.lease.bad = cn.lease.bad || cn.lease.under == nil // nobody can tell
 	}
-	if cn.lease.dead() {
-		cn.lease.bad = true
-	}
+	cn.lease.bad = cn.lease.bad || dead
 }
 
 // bypass says why a query may not be shared here and now.
@@ -319,10 +337,16 @@ func (cn *conn) bypass(ctx context.Context, v *verdict) (Mode, Reason) {
 // may be, else on the session.
 func (cn *conn) query(ctx context.Context, via byte, query string, args []driver.NamedValue) (rows driver.Rows, err error) {
 	if cn.broken {
-		return nil, driver.ErrBadConn
+		return nil, cn.refuse()
+	}
+	if err := ctx.Err(); err != nil && cn.lease == nil && cn.c.source.config != nil {
+		if cn.c.source.config.DefaultQueryExecMode == pgx.QueryExecModeExec {
+			return nil, leftError(ctx, err)
+		}
+		return nil, driver.ErrBadConn // as pgx says that it has sent nothing
 	}
 	text, values := query, args // as they can be shared
-	if via == viaQuery && cn.c.catalogs != nil {
+	if via == viaQuery && cn.c.source.config != nil {
 		text, values = positional(query, args)
 	}
 	v := cn.c.verdicts.get(text, cn.c.peek(ctx))
@@ -347,7 +371,7 @@ func (cn *conn) query(ctx context.Context, via byte, query string, args []driver
 		r := &read{via: via, query: text, args: values, v: v}
 		res, why, err = cn.c.fly(ctx, mode, r)
 		if err != nil {
-			return nil, err
+			return nil, leftError(ctx, err)
 		}
 		if res != nil {
 			return cn.replay(ctx, res), nil
@@ -432,6 +456,9 @@ func (cn *conn) QueryContext(ctx context.Context, query string, args []driver.Na
 // for its statements.
 func (cn *conn) exec(ctx context.Context, via byte, query string, args []driver.NamedValue) (driver.Result, error) {
 	cn.c.stats.execs.Add(1)
+	if ctx.Err() != nil && cn.lease == nil && cn.c.source.config != nil {
+		return nil, driver.ErrBadConn // as pgx says that it has sent nothing
+	}
 	if err := cn.attachFor(ctx, query); err != nil {
 		return nil, err
 	}
@@ -506,7 +533,7 @@ func (cn *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (_ driver.Tx
 		defer recovered(&err)
 	}
 	if err := cn.attach(ctx); err != nil {
-		return nil, err
+		return nil, leftError(ctx, err)
 	}
 	inner, err := cn.lease.begin(ctx, opts)
 	cn.ran(err)
@@ -531,6 +558,7 @@ func (cn *conn) ResetSession(ctx context.Context) error {
 		return driver.ErrBadConn
 	}
 	cn.tighten()
+	cn.c.revive()
 	if cn.lease == nil {
 		return nil
 	}
@@ -628,8 +656,10 @@ func (cn *conn) Close() error {
 // Until the connection goes back to the pool the session is its own, and every fenced read
 // of the process behaves as a strict one: nobody can tell what is written through a raw
 // connection. Then the session is cleaned, or closed.
-// Conn returns nil if no session can be had, while the context of db.Conn lasts, or if
-// the inner driver is not pgx. It panics with a [*HookPanicError] if a hook does.
+// Where no session can be had while the context of db.Conn lasts, everything that is asked
+// of the *pgx.Conn fails with the error that db.Conn would have had with pgx; likewise if
+// the inner driver is not pgx. It panics with a [*HookPanicError] if a hook
+// does.
 func (cn *conn) Conn() *pgx.Conn {
 	ctx := cn.checkout
 	switch {
@@ -638,18 +668,21 @@ func (cn *conn) Conn() *pgx.Conn {
 	case ctx.Err() != nil: // with pgx the connection has been there since
 		ctx = context.WithoutCancel(ctx)
 	}
-	if err := cn.attach(ctx); err != nil || cn.lease.pgx == nil {
+	if err := cn.attach(ctx); err != nil {
 		if panicked := (*HookPanicError)(nil); errors.As(err, &panicked) {
 			panic(panicked) // in Raw database/sql expects it
 		}
-		return nil
+		return unconnected(cn.c, err)
+	}
+	if cn.lease.under == nil {
+		return unconnected(cn.c, errNotPgx)
 	}
 	cn.closes = true
 	if !cn.raw {
 		cn.raw = true
 		cn.c.db.Hold()
 	}
-	return cn.lease.pgx.Conn()
+	return cn.lease.under
 }
 
 // tx is a transaction on the connection's session.
@@ -657,11 +690,16 @@ type tx struct {
 	cn      *conn
 	inner   driver.Tx
 	wrote   bool
+	lost    bool   // a statement has not reached it
 	effects effect // of the statements in it
 }
 
 // Commit implements driver.Tx.
 func (t *tx) Commit() error {
+	if t.lost {
+		_ = t.Rollback()
+		return driver.ErrBadConn
+	}
 	if t.wrote {
 		t.cn.hold()
 		defer t.cn.lifts()

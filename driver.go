@@ -37,14 +37,9 @@ var (
 	_ driver.Connector     = (*Connector)(nil)
 )
 
-// Open implements driver.Driver. database/sql calls OpenConnector.
-func (d *Driver) Open(dsn string) (driver.Conn, error) {
-	c, err := NewConnector(dsn, Config{})
-	if err != nil {
-		return nil, err
-	}
-	return c.Connect(context.Background())
-}
+// Open implements driver.Driver, for wrappers: database/sql calls OpenConnector. All
+// connections of a DSN that are open at a time belong to one Connector.
+func (d *Driver) Open(dsn string) (driver.Conn, error) { return openConn(dsn) }
 
 // OpenConnector implements driver.DriverContext. It parses the DSN, so a bad
 // one is an error of sql.Open.
@@ -180,6 +175,13 @@ type Config struct {
 	// no limit. It takes the place of DB.SetConnMaxLifetime.
 	MaxLifetime time.Duration
 
+	// TrustNames are relations, as statements name them ("items", "shop.items", in lower
+	// case where they are not quoted), which are tables, or views that only read; with
+	// one, functions, operators and types are taken for built-in. "*" stands for all
+	// names. It is for Wrap over drivers other than pgx, whose catalog cannot be asked,
+	// and which have no guard: without it they share nothing that names a relation.
+	TrustNames []string
+
 	// Database names the database for Wrap, so that connectors to the same one
 	// share their fences: a write through one is then seen by fenced reads
 	// through the other. Without it, a wrapped connector stands alone. Not
@@ -236,7 +238,8 @@ func (cfg Config) withDefaults() (Config, error) {
 
 // Connector is a driver.Connector that coalesces identical reads. Flights are
 // shared between the connections of one Connector, never between Connectors.
-// It is safe for concurrent use; a sql.DB made from it closes it.
+// It is safe for concurrent use, by several handles too; sql.DB.Close closes it, and where
+// a wrapper hides that, it rests when its last connection is closed.
 type Connector struct {
 	cfg       Config
 	driver    *Driver
@@ -280,7 +283,9 @@ type Connector struct {
 
 	open   sync.Once // opens the pools, at the first connection
 	opened atomic.Bool
-	closed atomic.Bool
+	closed atomic.Bool // by one handle, and not used by another since
+	shut   atomic.Bool // the pools are, see life
+	life   life
 
 	// Set by open.
 	flights  *pool
@@ -350,9 +355,12 @@ func NewConnectorWithPool(pool *pgxpool.Pool, cfg Config) (*Connector, error) {
 
 // Wrap makes a connector over another one, of any driver. pgx's own
 // (stdlib.GetConnector, stdlib.GetPoolConnector) give the most: their config
-// names the database, their hooks are seen, and flights are guarded. With other
-// drivers only the text of a statement decides whether it is shared, and rows
-// are scanned from driver.Values. The hooks in cfg are not used.
+// names the database, their hooks are seen, and flights are guarded. Under what wraps
+// pgx (a tracer, a logger) its connections are looked for: the catalog is asked through
+// them, and flights are guarded, behind a pooler not shared; rows are scanned from
+// driver.Values. With other drivers, and where pgx is hidden, only what the text of a
+// statement proves is shared: nothing that names a table, which could be a view that
+// writes. See Config.TrustNames. The hooks in cfg are not used.
 func Wrap(inner driver.Connector, cfg Config) (*Connector, error) {
 	if inner == nil {
 		return nil, errors.New("flightpg: Wrap needs a driver.Connector, not nil")
@@ -435,7 +443,7 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		keptIdle: keptIdle,
 		viaStmt:  viaStmt,
 		db:       databaseOf(cfg.Database),
-		verdicts: newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: pc == nil}),
+		verdicts: newVerdictCache(rules{ignoreComments: cfg.IgnoreComments, rls: cfg.RLS, noCatalog: pc == nil && slices.Contains(cfg.TrustNames, allNames), trusted: trustedNames(pc, cfg.TrustNames)}),
 		budget:   budget{limit: cfg.Memory, large: largeResult},
 	}
 	c.driver = &Driver{c: c}
@@ -445,13 +453,15 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		if cfg.Executor == ExecutorPipeline {
 			return nil, fmt.Errorf("flightpg: flight_executor=pipeline cannot be used: %s", c.noPipeline())
 		}
+		if !slices.Contains(cfg.TrustNames, allNames) {
+			c.askCatalog()
+		}
 		return c, nil
 	}
 	if cfg.AfterConnect == nil && cfg.ResetSession == nil && src.fresh && pc.Tracer == nil {
 		c.types.Store(plainTypes) // nobody gets at a type map
 	}
-	c.catalogs = &catalogs{db: c.db, ttl: cfg.CatalogTTL, load: c.loadCatalog, hooks: src.doors}
-	c.verdicts.found = c.catalogs.found
+	c.askCatalog()
 	if pc.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && pc.StatementCacheCapacity > 0 {
 		c.viaStmt = viaQuery // pgx prepares every query, and finds the one it has by its text
 	}
@@ -466,6 +476,27 @@ func newConnector(src source, cfg Config) (*Connector, error) {
 		return nil, fmt.Errorf("flightpg: flight_executor=pipeline cannot be used: %s", why)
 	}
 	return c, nil
+}
+
+func (c *Connector) askCatalog() {
+	c.catalogs = &catalogs{db: c.db, ttl: c.cfg.CatalogTTL, load: c.loadCatalog, hooks: c.source.doors}
+	c.verdicts.found = c.catalogs.found
+}
+
+// allNames is in Config.TrustNames for all.
+const allNames = "*"
+
+// trustedNames is judge.Options.Trusted for a connector.
+func trustedNames(pc *pgx.ConnConfig, names []string) func(schema, name string) bool {
+	if pc != nil || len(names) == 0 {
+		return nil
+	}
+	return func(schema, name string) bool {
+		if schema != "" {
+			name = schema + "." + name
+		}
+		return slices.Contains(names, name)
+	}
 }
 
 // OpenDB opens a database handle for a DSN and sets its pool as flightpg likes
@@ -494,11 +525,7 @@ func (c *Connector) OpenDB() *sql.DB {
 // Connect implements driver.Connector. It asks nobody: a virtual connection
 // takes a PostgreSQL connection when it needs one.
 func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
-	if c.closed.Load() {
-		return nil, errPoolClosed
-	}
-	c.open.Do(c.openPools)
-	c.virtual.Add(1)
+	c.enterUse()
 	return &conn{c: c, checkout: ctx, direct: directly()}, nil
 }
 
@@ -511,16 +538,6 @@ func directly() bool {
 	}
 	frame, _ := runtime.CallersFrames(caller[:]).Next()
 	return strings.HasPrefix(frame.Function, "database/sql.")
-}
-
-// leave is the end of a virtual connection. When database/sql keeps none of them
-// (SetMaxIdleConns(0), or all too old), the pools keep none either: the next use
-// connects anew, with the hooks for that.
-func (c *Connector) leave() {
-	if c.virtual.Add(-1) == 0 && !c.closed.Load() {
-		c.flights.closeIdle()
-		c.sessions.db.closeIdle()
-	}
 }
 
 func (c *Connector) openPools() {
@@ -563,23 +580,6 @@ func (c *Connector) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.Str
 // Driver implements driver.Connector.
 func (c *Connector) Driver() driver.Driver { return c.driver }
 
-// Close implements io.Closer; sql.DB.Close calls it, before it closes its
-// connections. It closes idle PostgreSQL connections, and waits for none: those
-// in use close when they are given back.
-func (c *Connector) Close() error {
-	if c.closed.Swap(true) || !c.opened.Load() {
-		return nil
-	}
-	c.table.Clear()
-	if c.catalogs != nil {
-		c.catalogs.close()
-	}
-	if c.pipe != nil {
-		c.pipe.Close()
-	}
-	return errors.Join(c.flights.Close(), c.sessions.db.Close())
-}
-
 // Fence makes every fenced read from now on see what is in the database at
 // this moment: it joins no flight that is under way, and no kept result. Call
 // it after a write that did not go through flightpg in this process, or when
@@ -611,7 +611,7 @@ func Forget(ctx context.Context, db *sql.DB, query string, args ...any) error {
 			named[i].Name, named[i].Value = n.Name, n.Value
 		}
 	}
-	if c.catalogs != nil {
+	if c.source.config != nil {
 		query, named = positional(query, named)
 	}
 	for _, via := range slices.Compact([]byte{viaQuery, c.stmtsVia(query)}) {

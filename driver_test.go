@@ -35,6 +35,7 @@ func openMock(t *testing.T, cfg flightpg.Config) (*sql.DB, sqlmock.Sqlmock) {
 		t.Fatal(err)
 	}
 	mock.MatchExpectationsInOrder(false)
+	cfg.TrustNames = []string{"*"}
 	c, err := flightpg.Wrap(mockConnector{t.Name(), mdb.Driver()}, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -51,7 +51,7 @@ func ExampleConfig_dsn() {
 // WithMode changes the mode for the reads of one context.
 func ExampleWithMode() {
 	ctx := flightpg.WithMode(context.Background(), flightpg.ModeStrict)
-	db, err := flightpg.Wrap(slowDatabase{}, flightpg.Config{})
+	db, err := flightpg.Wrap(slowDatabase{}, flightpg.Config{TrustNames: []string{"*"}})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -85,7 +85,7 @@ func ExampleWrap() {
 // Many callers, one execution.
 func ExampleReadStats() {
 	slow := slowDatabase{gate: make(chan struct{})}
-	c, err := flightpg.Wrap(slow, flightpg.Config{})
+	c, err := flightpg.Wrap(slow, flightpg.Config{TrustNames: []string{"*"}})
 	if err != nil {
 		fmt.Println(err)
 		return

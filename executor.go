@@ -339,7 +339,7 @@ func (e *poolExecutor) fly(ctx context.Context, r *read) (*result, error) {
 			l.bad, stopped = true, stopped || failure != nil
 			r.v.refuse() // it turned the guard off: never again on a flight
 		}
-		unsettled := l.pgx != nil && l.unsettled() || l.c.outdated(r.v)
+		unsettled := l.under != nil && l.unsettled() || l.c.outdated(r.v)
 		_, passed := failure.(bypassError)
 		l.met(r, res, failure)
 		if renewed < maxRenewals && !l.bad && ctx.Err() == nil &&

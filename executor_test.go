@@ -96,7 +96,7 @@ func TestShared_Errors(t *testing.T) {
 			<-gate
 			panic("boom")
 		}
-		c, err := Wrap(f, Config{})
+		c, err := Wrap(f, Config{TrustNames: trustAll})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -849,7 +849,7 @@ func TestShared_Overflow(t *testing.T) {
 			}
 			return r, nil
 		}
-		c, err := Wrap(f, Config{MaxResult: 10_000})
+		c, err := Wrap(f, Config{MaxResult: 10_000, TrustNames: trustAll})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -73,20 +73,23 @@ const readOnly = "default_transaction_read_only"
 // (Never as a startup parameter: that breaks target_session_attrs=read-write,
 // and PgBouncer refuses it.)
 func (s *session) arm(ctx context.Context, guard Guard) error {
-	if s.pgx != nil {
+	if s.under != nil {
 		if !s.scannable() {
 			return bypassError(ReasonSettings)
 		}
-		s.settings = settingsOf(s.pgx.Conn().PgConn())
+		s.settings = settingsOf(s.under.PgConn())
 	}
 	if s.follow != nil && s.timeline() == (timeline{}) {
 		return bypassError(ReasonSeveralHosts)
 	}
-	if s.pgx == nil {
+	if s.under == nil {
 		s.guard = guard
 		return nil
 	}
-	pg := s.pgx.Conn().PgConn()
+	pg := s.under.PgConn()
+	if guard == GuardTransaction && s.pgx == nil {
+		return bypassError(ReasonNoGuard) // it travels with the query, past what wraps pgx
+	}
 	if guard == GuardOff || guard == GuardTransaction {
 		s.guard = guard
 		if !s.c.asksPath(s) {
@@ -108,6 +111,8 @@ func (s *session) arm(ctx context.Context, guard Guard) error {
 		return err
 	}
 	switch answer := cell(results, 0); {
+	case answer == "pooler" && s.pgx == nil:
+		return bypassError(ReasonNoGuard)
 	case answer == "pooler":
 		s.guard, s.lenient = GuardTransaction, true
 	case answer != "on" || !s.armed():
@@ -152,7 +157,7 @@ func (c *Connector) meetPath(s *session, path string) error {
 // askPath asks a flight session where it looks for names: what it has said may not be so
 // any more.
 func (s *session) askPath(ctx context.Context) error {
-	results, err := ask(ctx, s.pgx.Conn().PgConn(), "SELECT "+schemasShown)
+	results, err := ask(ctx, s.under.PgConn(), "SELECT "+schemasShown)
 	if path := cell(results, 0); err == nil && path != s.path {
 		err = s.c.meetPath(s, path)
 	}
@@ -218,7 +223,7 @@ func (s *session) rollBack(ctx context.Context, text string) {
 	if !s.dead() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
 		defer cancel()
-		_, _ = ask(ctx, s.pgx.Conn().PgConn(), text)
+		_, _ = ask(ctx, s.under.PgConn(), text)
 	}
 	s.bad = s.bad || !s.idle()
 }
@@ -236,7 +241,7 @@ func cell(results []*pgconn.Result, column int) string {
 // the settings that the server reports to every client: backslashes mean nothing
 // in plain strings, and no ASCII byte is part of another character.
 func (s *session) scannable() bool {
-	pg := s.pgx.Conn().PgConn()
+	pg := s.under.PgConn()
 	if v := pg.ParameterStatus("standard_conforming_strings"); v != "on" && v != "" {
 		return false
 	}
@@ -270,12 +275,12 @@ func settingsOf(pg *pgconn.PgConn) (values settings) {
 // the server's configuration gets to each session before its next statement, and is told
 // together with the end of that.
 func (s *session) unsettled() bool {
-	now := settingsOf(s.pgx.Conn().PgConn())
+	now := settingsOf(s.under.PgConn())
 	if now == s.settings {
 		return false
 	}
 	s.bad = true
-	s.c.tellStandby(s.pgx.Conn().PgConn())
+	s.c.tellStandby(s.under.PgConn())
 	return !slices.Equal(now[:len(pipeline.Meanings)], s.settings[:len(pipeline.Meanings)])
 }
 
@@ -300,13 +305,16 @@ func (c *Connector) tellStandby(pg *pgconn.PgConn) {
 // armed reports whether the session is still read-only, as far as the server
 // has told: a function can set and unset what it likes, even a STABLE one.
 func (s *session) armed() bool {
-	status := s.pgx.Conn().PgConn().ParameterStatus(readOnly)
+	if s.under == nil {
+		return true // there is no guard
+	}
+	status := s.under.PgConn().ParameterStatus(readOnly)
 	return status == "on" || status == "" // before 14 the server does not tell
 }
 
 // surelyArmed reports whether the server says so.
 func (s *session) surelyArmed() bool {
-	return s.pgx.Conn().PgConn().ParameterStatus(readOnly) == "on"
+	return s.under.PgConn().ParameterStatus(readOnly) == "on"
 }
 
 // refused reports whether err is the server's refusal to write in a read-only

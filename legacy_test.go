@@ -105,7 +105,7 @@ func TestLegacyDriver(t *testing.T) {
 		t.Run(call.name, func(t *testing.T) {
 			plain := sql.OpenDB(legacyServer{})
 			defer plain.Close()
-			c, err := Wrap(legacyServer{}, Config{})
+			c, err := Wrap(legacyServer{}, Config{TrustNames: trustAll})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -133,7 +133,7 @@ func TestOpen(t *testing.T) {
 		t.Error("Open with a bad parameter = nil error")
 	}
 	f := &fakeServer{}
-	c, err := Wrap(f, Config{})
+	c, err := Wrap(f, Config{TrustNames: trustAll})
 	if err != nil {
 		t.Fatal(err)
 	}

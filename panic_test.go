@@ -39,7 +39,7 @@ func TestPanic_Session(t *testing.T) {
 			}
 			return oneRow(int64(s.id)), nil
 		}
-		c, err := Wrap(f, Config{SessionConns: 1})
+		c, err := Wrap(f, Config{SessionConns: 1, TrustNames: trustAll})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestPanic_Session(t *testing.T) {
 func TestPanic_Connect(t *testing.T) {
 	bubble(t, "Flight", func(t *testing.T) {
 		f := &fakeServer{connect: func(context.Context) error { panic("boom") }}
-		c, err := Wrap(f, Config{FlightConns: 1, SessionConns: 1})
+		c, err := Wrap(f, Config{FlightConns: 1, SessionConns: 1, TrustNames: trustAll})
 		if err != nil {
 			t.Fatal(err)
 		}

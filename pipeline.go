@@ -179,7 +179,9 @@ func (x *pipelineExecutor) connect(ctx context.Context) (*pipeline.Link, error) 
 
 // link is what the pipeline needs of an armed session.
 func (x *pipelineExecutor) link(ctx context.Context, s *session) (*pipeline.Link, error) {
-	if s.guard == GuardTransaction { // a pooler
+	// A pooler; or a network connection without deadlines, as SSH's are: the pipeline's readers
+	// could not leave.
+	if s.guard == GuardTransaction || s.pgx.Conn().PgConn().Conn().SetReadDeadline(time.Time{}) != nil {
 		// The pipeline's part of the connections is the generic executor's too.
 		x.c.flights.widen()
 		return nil, pipeline.ErrElsewhere

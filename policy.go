@@ -569,10 +569,13 @@ func (v *verdict) writes() bool { return v.class == sqlscan.Write || v.class == 
 type rules struct {
 	ignoreComments bool
 	rls            bool
-	noCatalog      bool // there is none to be had: names are taken at their word
+	noCatalog      bool                           // there is none to be had: names are taken at their word
+	trusted        func(schema, name string) bool // likewise, those of relations; nil: of none
 }
 
-func (r rules) options() judge.Options { return judge.Options{RLS: r.rls, TrustNames: r.noCatalog} }
+func (r rules) options() judge.Options {
+	return judge.Options{RLS: r.rls, TrustNames: r.noCatalog, Trusted: r.trusted}
+}
 
 func (r rules) judge(sql string, by *loaded) *verdict {
 	var set *catalog.Set

@@ -32,10 +32,10 @@ type pool struct {
 	slots     *puddle.Pool[*slot]
 	limits    limits
 
-	places  chan struct{}                // one in it for each session taken, or kept back; nil: no limit
-	hand    chan *puddle.Resource[*slot] // from who gives back to who waits for a place
-	closing chan struct{}                // closed when the pool is
-	end     sync.Once
+	places  chan struct{}                 // one in it for each session taken, or kept back; nil: no limit
+	hand    chan *puddle.Resource[*slot]  // from who gives back to who waits for a place
+	closing atomic.Pointer[chan struct{}] // closed when the pool is
+	shut    atomic.Bool
 	wide    sync.Once
 	widened atomic.Bool
 
@@ -89,9 +89,9 @@ func newPool(sc sessionConnector, l limits) *pool {
 		connector: sc,
 		limits:    l,
 		hand:      make(chan *puddle.Resource[*slot]),
-		closing:   make(chan struct{}),
 		starved:   make(chan struct{}),
 	}
+	p.opens()
 	size := int32(math.MaxInt32)
 	if l.open > 0 {
 		size = int32(min(l.open, math.MaxInt32))
@@ -125,7 +125,7 @@ var errPoolClosed = errors.New("sql: database is closed")
 
 func (p *pool) isClosed() bool {
 	select {
-	case <-p.closing:
+	case <-*p.closing.Load():
 		return true
 	default:
 		return false
@@ -342,7 +342,7 @@ func (p *pool) await(ctx context.Context, attempt *openError) (*lease, error) {
 				return l, nil
 			}
 		case <-look.C:
-		case <-p.closing:
+		case <-*p.closing.Load():
 			return nil, errPoolClosed
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -495,7 +495,7 @@ func (p *pool) slot(ctx context.Context, part string) (*puddle.Resource[*slot], 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	closing := p.closing
+	closing := *p.closing.Load()
 	if p.isClosed() {
 		if p.connector.flights {
 			return nil, errPoolClosed
@@ -600,7 +600,7 @@ func (l *lease) release() {
 		return
 	}
 	p := l.p
-	if !l.IsValid() || p.isClosed() || p.connector.pooled { // whose pool has hooks for who takes one
+	if !l.IsValid() || p.isClosed() || p.connector.c.closed.Load() || p.connector.pooled { // whose pool has hooks for who takes one
 		l.drop()
 		return
 	}
@@ -765,9 +765,25 @@ func (p *pool) clean() {
 // Close closes the idle sessions and turns those away who wait for one. It waits for
 // nobody: what is out is closed when it is given back.
 func (p *pool) Close() error {
-	p.end.Do(func() { close(p.closing) })
+	if !p.shut.Swap(true) {
+		close(*p.closing.Load())
+	}
 	p.timer.Stop()
+	p.timed.Store(false)
 	return p.sweep(func(*puddle.Resource[*slot]) bool { return true })
+}
+
+func (p *pool) opens() {
+	open := make(chan struct{})
+	p.closing.Store(&open)
+}
+
+// reopen makes the pool as it was before Close. Neither is called while the other is.
+func (p *pool) reopen() {
+	if p.shut.Load() {
+		p.opens()
+		p.shut.Store(false)
+	}
 }
 
 // maxPings bounds how many dead pooled sessions are walked past, and pingPatience how long

@@ -30,6 +30,8 @@ type session struct {
 	c         *Connector // whose it is
 	dc        driver.Conn
 	pgx       *stdlib.Conn // dc if it is pgx's, else nil
+	under     *pgx.Conn    // pgx's connection, if dc wraps it too; else nil
+	using     driver.Stmt  // of the inner driver: the one that is being executed; or nil
 	stmts     stmtCache
 	columns   map[*pipeline.Shape]*sessionColumns // of results that have come
 	width     int                                 // of those together
@@ -114,8 +116,15 @@ func (sc sessionConnector) connect(ctx context.Context) (*session, error) {
 	}
 	s := &session{c: sc.c, dc: dc, follow: sc.follow, pooled: sc.pooled, fresh: true, asked: askedOf(opening), partition: part}
 	s.pgx, _ = dc.(*stdlib.Conn)
+	if s.pgx == nil {
+		s.under = pgxUnder(dc)
+	} else {
+		s.under = s.pgx.Conn()
+	}
+	if s.under != nil {
+		sc.c.tellStandby(s.under.PgConn())
+	}
 	if s.pgx != nil {
-		sc.c.tellStandby(s.pgx.Conn().PgConn())
 		s.canceller, _ = s.pgx.Conn().PgConn().CustomData()[cancellerKey].(*canceller)
 		sc.c.learnTypes(s.pgx.Conn().TypeMap())
 	}
@@ -193,8 +202,8 @@ func (s *session) ResetSession(ctx context.Context) error {
 		}), now...)
 	}
 	s.partition = partitionOf(ctx, s.c.cfg.PartitionKey)
-	if s.pgx != nil && s.c.source.resets {
-		s.c.learnTypes(s.pgx.Conn().TypeMap()) // a hook may have registered some
+	if s.under != nil && s.c.source.resets {
+		s.c.learnTypes(s.under.TypeMap()) // a hook may have registered some
 		s.forgetColumns()
 		if err == nil && s.guard == GuardSession && !s.surelyArmed() {
 			// RESET ALL, DISCARD ALL. It is no statement's fault.
@@ -202,7 +211,7 @@ func (s *session) ResetSession(ctx context.Context) error {
 				err = driver.ErrBadConn
 			}
 		}
-		s.settings = settingsOf(s.pgx.Conn().PgConn())
+		s.settings = settingsOf(s.under.PgConn())
 		if err == nil && s.flights && (s.c.parted() || s.c.comparesPaths()) && s.askPath(ctx) != nil {
 			err = driver.ErrBadConn
 		}
@@ -236,14 +245,14 @@ func (s *session) IsValid() bool {
 // makes a copy each time it is asked.
 func (s *session) config() *pgx.ConnConfig {
 	if s.pgxConfig == nil {
-		s.pgxConfig = s.pgx.Conn().Config()
+		s.pgxConfig = s.under.Config()
 	}
 	return s.pgxConfig
 }
 
 // dead reports whether the connection is known to be closed.
 func (s *session) dead() bool {
-	return s.pgx != nil && (s.pgx.Conn().IsClosed() || s.canceller != nil && s.canceller.closed.Load())
+	return s.under != nil && (s.under.IsClosed() || s.canceller != nil && s.canceller.closed.Load())
 }
 
 // answerLost returns the error of a write, which is err but for one case: pgx says
@@ -254,7 +263,7 @@ func (s *session) dead() bool {
 // time. alive: the connection was, as far as was known, before. exec: it was an Exec,
 // which pgx sends as a simple query wherever there are no arguments.
 func (s *session) answerLost(alive bool, r *read, exec bool, err error) error {
-	if !alive || s.pgx == nil || r.via != viaQuery || !errors.Is(err, driver.ErrBadConn) || !s.dead() {
+	if !alive || s.under == nil || r.via != viaQuery || !errors.Is(err, driver.ErrBadConn) || !s.dead() {
 		return err
 	}
 	if !s.simple(r) && !(exec && !slices.ContainsFunc(r.args, func(a driver.NamedValue) bool { return !isOption(a.Value) })) {
@@ -317,7 +326,7 @@ func (s *session) ping(ctx context.Context) error {
 
 // idle reports whether the server says that no transaction is open. Other
 // drivers than pgx do not tell: false.
-func (s *session) idle() bool { return s.pgx != nil && s.pgx.Conn().PgConn().TxStatus() == 'I' }
+func (s *session) idle() bool { return s.under != nil && s.under.PgConn().TxStatus() == 'I' }
 
 // query runs a query, on a prepared statement if that is how the caller asked
 // for it or the only way the driver has.
@@ -573,30 +582,40 @@ func (s *session) convert(st driver.Stmt, args []driver.NamedValue) ([]driver.Na
 // the session is gone, so nothing is closed then: the statement that was used
 // least recently makes room.
 func (s *session) stmt(ctx context.Context, query string) (driver.Stmt, error) {
+	if s.using != nil {
+		return s.using, nil
+	}
 	if st := s.stmts.get(query); st != nil {
 		return st, nil
 	}
-	var st driver.Stmt
-	var err error
-	if p, ok := s.dc.(driver.ConnPrepareContext); ok {
-		st, err = p.PrepareContext(ctx, query)
-	} else {
-		st, err = s.dc.Prepare(query)
-	}
+	st, err := s.prepare(ctx, query)
 	if err != nil {
 		return nil, err
 	}
+	s.keep(query, st)
+	return st, nil
+}
+
+// prepare prepares a statement with the inner driver.
+func (s *session) prepare(ctx context.Context, query string) (driver.Stmt, error) {
+	if p, ok := s.dc.(driver.ConnPrepareContext); ok {
+		return p.PrepareContext(ctx, query)
+	}
+	return s.dc.Prepare(query)
+}
+
+// keep keeps a prepared statement for the next use of its text here.
+func (s *session) keep(query string, st driver.Stmt) {
 	for _, old := range s.stmts.put(query, st, s.c.verdicts.opened) {
 		_ = old.Close() // a failure shows at the connection's next use
 	}
-	return st, nil
 }
 
 // forget closes the prepared statement of the text, if there is one. pgx finds
 // prepared statements by their text and would use it for a plain query, which
 // has another result in its exec and simple modes.
 func (s *session) forget(query string) {
-	if s.pgx == nil {
+	if s.under == nil {
 		return
 	}
 	if st := s.stmts.remove(query); st != nil {
@@ -729,7 +748,7 @@ func (s *session) connectionLost(err error) bool {
 	if err == nil {
 		return false
 	}
-	if s.pgx != nil {
+	if s.under != nil {
 		return s.dead() || errors.Is(err, driver.ErrBadConn)
 	}
 	return errors.Is(err, driver.ErrBadConn)

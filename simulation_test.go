@@ -228,6 +228,7 @@ func simulate(p *schedule.Plan, total *simEvents) *schedule.Violation {
 		FlightConns:  max(0, r.IntN(5)-2),
 		SessionConns: max(0, r.IntN(5)-2),
 		MaxIdle:      r.IntN(3) - 1,
+		TrustNames:   trustAll,
 	}
 	if r.IntN(4) == 0 {
 		w.cfg.Window = simWindow

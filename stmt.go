@@ -16,6 +16,8 @@ type stmt struct {
 	v        *verdict // of the query, when it was prepared
 	numInput int
 	closed   bool
+
+	own driver.Stmt // of the inner driver, on the connection's session; see PrepareContext
 }
 
 var (
@@ -29,32 +31,46 @@ var (
 // sql.Stmt on a fresh connection comes here: a detached connection asks the
 // server once per text, an attached one its own session, which may see more
 // (temporary tables, its transaction's DDL).
+//
+// With other drivers than pgx a statement can be more than its text: lib/pq's CopyIn ends
+// with its execution. There one that is prepared on a session is the inner driver's own,
+// and is closed with it, for as long as the connection has that session.
 func (cn *conn) PrepareContext(ctx context.Context, query string) (_ driver.Stmt, err error) {
 	if cn.c.cfg.PartitionKey != nil {
 		defer recovered(&err)
 	}
 	if cn.broken {
-		return nil, driver.ErrBadConn
+		return nil, cn.refuse()
 	}
 	var n int
+	var own driver.Stmt
 	v := cn.c.verdicts.get(query, cn.c.peek(ctx))
 	// A context of a foreign type is not for a flight, see bypass.
 	if (cn.lease == nil || cn.sharesOn()) && cn.c.mode(ctx) != ModeOff && !cn.foreign(ctx) && cn.c.off.Load() == uint32(ReasonNone) {
 		n, err = cn.c.shape(ctx, v, query)
-	} else if err = cn.attach(ctx); err == nil {
+	} else if err = cn.attach(ctx); err == nil && cn.lease.under == nil {
+		if own, err = cn.lease.prepare(ctx, query); err == nil {
+			n = own.NumInput()
+		}
+		cn.ran(err)
+	} else if err == nil {
 		n, _, err = cn.lease.numInput(ctx, cn.c.stmtsVia(query) == viaStmt, query)
 		cn.ran(err)
 		cn.ended()
 	}
 	if err != nil {
-		return nil, err
+		return nil, leftError(ctx, err)
 	}
 	if cn.prepared == nil {
 		cn.prepared = make(map[string]int)
 	}
 	cn.prepared[query]++
 	v.open.Add(1)
-	return &stmt{cn: cn, query: query, v: v, numInput: n}, nil
+	s := &stmt{cn: cn, query: query, v: v, numInput: n, own: own}
+	if own != nil {
+		cn.owners = append(cn.owners, s)
+	}
+	return s, nil
 }
 
 // stmtsVia says how statements of a text are executed. A long one is not left to pgx's
@@ -79,6 +95,12 @@ func (s *stmt) Close() error {
 		return nil
 	}
 	s.closed = true
+	var err error
+	if s.own != nil {
+		s.cn.owners = slices.DeleteFunc(s.cn.owners, func(o *stmt) bool { return o == s })
+		err = s.own.Close()
+		s.own = nil
+	}
 	if s.cn.prepared[s.query]--; s.cn.prepared[s.query] == 0 {
 		delete(s.cn.prepared, s.query)
 	}
@@ -87,7 +109,28 @@ func (s *stmt) Close() error {
 			s.cn.c.verdicts.drop(gone)
 		}
 	}
-	return nil
+	return err
+}
+
+// disown gives the inner driver's statement to the session, which goes back to its pool,
+// for the next use of the text there; or closes it.
+func (s *stmt) disown(on *session) {
+	if on.bad || s.v.effects != 0 || on.stmts.byText[s.query] != nil {
+		_ = s.own.Close() // a failure shows at the connection's next use
+	} else {
+		on.keep(s.query, s.own)
+	}
+	s.own = nil
+}
+
+// use has the session execute the statement's own one, until what is returned is called.
+func (s *stmt) use() func() {
+	if s.own == nil || s.cn.lease == nil {
+		return func() {}
+	}
+	on := s.cn.lease.session
+	on.using = s.own
+	return func() { on.using = nil }
 }
 
 // showPrepared makes the session's prepared statements those that are open on
@@ -118,6 +161,7 @@ func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (_ dr
 	if s.cn.c.cfg.PartitionKey != nil {
 		defer recovered(&err)
 	}
+	defer s.use()()
 	return s.cn.query(ctx, s.cn.c.stmtsVia(s.query), s.query, args)
 }
 
@@ -126,6 +170,7 @@ func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (_ dri
 	if s.cn.c.cfg.PartitionKey != nil {
 		defer recovered(&err)
 	}
+	defer s.use()()
 	return s.cn.exec(ctx, s.cn.c.stmtsVia(s.query), s.query, args)
 }
 

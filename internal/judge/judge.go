@@ -57,6 +57,11 @@ type Options struct {
 	// tables are tables, operators and types are built in. Without both, only
 	// names qualified with pg_catalog are known.
 	TrustNames bool
+
+	// Trusted reports, where there is no catalog, whether a relation is a table, or a view
+	// that only reads. If it is not nil, operators, types and functions are taken for
+	// built-in.
+	Trusted func(schema, name string) bool
 }
 
 // Judge judges a text. Without a catalog, set is nil. Judge may be called from
@@ -116,18 +121,22 @@ func withoutCatalog(sql string, opts Options) Verdict {
 	if opts.TrustNames || text.Class != sqlscan.Read {
 		return Verdict{Result: text}
 	}
-	return withoutTrust(sql, text)
+	return withoutTrust(sql, text, opts.Trusted)
 }
 
 // withoutTrust looks for a name that only a catalog knows in a read.
-func withoutTrust(sql string, read sqlscan.Result) Verdict {
+func withoutTrust(sql string, read sqlscan.Result, trusted func(schema, name string) bool) Verdict {
 	v := Verdict{Result: read}
 	sqlscan.Names(sql, func(n sqlscan.Name) bool {
 		switch n.Kind {
 		case sqlscan.OtherName, sqlscan.GrammarType:
 			return true
 		case sqlscan.RelationName:
-			if n.CTE || n.Schema == "information_schema" {
+			if n.CTE || n.Schema == "information_schema" || trusted != nil && trusted(n.Schema, n.Name) {
+				return true
+			}
+		default:
+			if trusted != nil {
 				return true
 			}
 		}

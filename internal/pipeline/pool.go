@@ -57,6 +57,7 @@ type Pool struct {
 	callTime   median               // of that for each of its calls, without the way
 	callLeast  least                // likewise, the least
 	spare      int                  // how many calls may be executed once more than they must, times moveCost
+	draining   bool
 	ticking    bool
 	tickAt     time.Time
 	ticker     *time.Timer
@@ -488,7 +489,7 @@ func (p *Pool) release(k *conn) {
 		p.releasedAt = now
 		p.answeredLocked(k, now)
 		p.vacateLocked(k)
-		if k.retired || p.closed || p.cfg.MaxLifetime > 0 && now.Sub(k.opened) > p.cfg.MaxLifetime {
+		if k.retired || p.closed || p.draining || p.cfg.MaxLifetime > 0 && now.Sub(k.opened) > p.cfg.MaxLifetime {
 			p.dropLocked(k)
 			p.unlock()
 			k.close()
@@ -886,6 +887,10 @@ func (p *Pool) Close() {
 		return
 	}
 	p.closed = true
+	stop := p.stop
+	for d := range p.dials {
+		d.ended = true // nobody gets its error
+	}
 	old := p.takeFreeLocked(len(p.free))
 	for c := p.queue.first; c != nil; c = p.queue.first {
 		p.queue.remove(c)
@@ -897,8 +902,25 @@ func (p *Pool) Close() {
 		}
 	}
 	p.unlock()
-	p.stop()
+	stop()
 	closeAll(old)
+}
+
+// Drain says whether connections are closed when they are given back. Calls are served.
+func (p *Pool) Drain(on bool) {
+	p.lock()
+	defer p.unlock()
+	p.draining = on
+}
+
+// Reopen makes a closed pool serve again.
+func (p *Pool) Reopen() {
+	p.lock()
+	defer p.unlock()
+	if p.closed {
+		p.closed, p.ticking, p.aging = false, false, false // its timers are stopped
+		p.ctx, p.stop = context.WithCancel(context.Background())
+	}
 }
 
 // Elsewhere reports whether every call would finish with ErrElsewhere: the

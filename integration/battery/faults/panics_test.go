@@ -184,6 +184,7 @@ func TestPanics(t *testing.T) {
 				var c *flightpg.Connector
 				if way == "Driver" {
 					cfg.Database = t.Name()
+					cfg.TrustNames = []string{"*"}
 					c, err = flightpg.Wrap(badConnector{stdlib.GetConnector(*pc), m}, cfg)
 				} else {
 					if way == "TracerTransaction" {

@@ -184,6 +184,7 @@ func TestIsolation(t *testing.T) {
 		e := battery.Report(t, "isolation", "callers that write over all they are given change nothing for others: an inner driver that reuses its memory", seed)
 		var handles []*handle
 		for i, cfg := range configs {
+			cfg.TrustNames = []string{"*"}
 			c, err := flightpg.Wrap(inner{}, cfg)
 			if err != nil {
 				t.Fatal(err)
