@@ -18,12 +18,12 @@ import (
 
 // What happens when there are fewer connections than callers want.
 
-var bothExecutors = map[string]flightpg.Executor{"Pipeline": flightpg.ExecutorPipeline, "Generic": flightpg.ExecutorGeneric}
+var eitherExecutor = map[string]flightpg.Executor{"Pipeline": flightpg.ExecutorPipeline, "Generic": flightpg.ExecutorGeneric}
 
 // TestScarce_Drain: while no connection can be opened, those that are open serve whoever
 // needs one, for reads or for writes.
 func TestScarce_Drain(t *testing.T) {
-	for name, executor := range bothExecutors {
+	for name, executor := range eitherExecutor {
 		for _, before := range []struct{ readers, writers int }{{16, 4}, {16, 0}, {0, 8}} {
 			t.Run(fmt.Sprintf("%s/%dReaders%dWriters", name, before.readers, before.writers), func(t *testing.T) {
 				dsn := pgtest.Database(t)
@@ -62,7 +62,7 @@ func TestScarce_Drain(t *testing.T) {
 // TestScarce_Role: a role that may have few connections is enough for many callers, and
 // no connection is closed to open another all the time.
 func TestScarce_Role(t *testing.T) {
-	for name, executor := range bothExecutors {
+	for name, executor := range eitherExecutor {
 		t.Run(name, func(t *testing.T) {
 			dsn := pgtest.Database(t)
 			admin := connect(t, dsn)
@@ -120,7 +120,7 @@ func halfWrites(db *sql.DB, found *faults) func(g, i int) {
 // TestScarce_Exports: who reads a large result, and something else for each of its rows,
 // gets that though all flight connections are held by others like him.
 func TestScarce_Exports(t *testing.T) {
-	for name, executor := range bothExecutors {
+	for name, executor := range eitherExecutor {
 		t.Run(name, func(t *testing.T) {
 			dsn := pgtest.Database(t)
 			execAll(t, connect(t, dsn), "CREATE TABLE big AS SELECT i, repeat('x', 1000) AS pad FROM generate_series(1, 4000) i")
@@ -176,7 +176,7 @@ func TestScarce_HandedOver(t *testing.T) {
 	u, err := url.Parse(s.DSN())
 	noError(t, err)
 	u.User, u.RawQuery = url.UserPassword("by_scram", password), "sslmode=require&require_auth=scram-sha-256&channel_binding=require&application_name=handed"
-	for name, executor := range bothExecutors {
+	for name, executor := range eitherExecutor {
 		t.Run(name, func(t *testing.T) {
 			var setUp atomic.Int64
 			pc, err := pgx.ParseConfig(u.String())
