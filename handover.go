@@ -167,11 +167,15 @@ func (p *pool) cede(ctx context.Context, wants int64, patience time.Duration) *p
 	if l.pgx == nil || !l.idle() {
 		return nil
 	}
-	h, err := l.pgx.Conn().PgConn().Hijack()
+	l.bad = true
+	pg := l.pgx.Conn().PgConn()
+	if pg.SyncConn(ctx) != nil { // else what it has read ahead would be lost
+		return nil
+	}
+	h, err := pg.Hijack()
 	if err != nil {
 		return nil
 	}
-	l.bad = true
 	return cleared(ctx, h)
 }
 
@@ -185,6 +189,9 @@ func cleared(ctx context.Context, h *pgconn.HijackedConn) *pgconn.HijackedConn {
 	pg, err := pgconn.Construct(h)
 	if err == nil {
 		_, err = pg.Exec(ctx, "DISCARD ALL").ReadAll()
+	}
+	if err == nil {
+		err = pg.SyncConn(ctx)
 	}
 	if err == nil {
 		h, err = pg.Hijack()

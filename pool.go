@@ -351,13 +351,17 @@ func (p *pool) await(ctx context.Context, attempt *openError) (*lease, error) {
 }
 
 // reaches reports whether there are sessions that may be had some time, here or of the
-// other pool's.
+// other pool's. If there is room for no more, those that are being opened count: it is they
+// who have it.
 func (p *pool) reaches(failed error) bool {
-	if p.ready.Load() > 0 {
+	o, full := p.other, tooMany(failed)
+	switch {
+	case p.ready.Load() > 0, full && p.open.Load() > 0:
 		return true
+	case !p.gets(failed):
+		return false
 	}
-	o := p.other
-	return p.gets(failed) && (o.ready.Load() > 0 || o.pipe != nil && o.pipe.Stats().Open > 0)
+	return o.ready.Load() > 0 || full && o.open.Load() > 0 || o.pipe != nil && o.pipe.Stats().Open > 0
 }
 
 // gets reports whether the other pool's sessions are of use here: as they are, or by making

@@ -48,10 +48,10 @@ func TestScarce_Drain(t *testing.T) {
 					})()
 					read()
 				}
-				load(before.readers, before.writers, 2000)
+				load(before.readers, before.writers, 500)
 				door.refuses.Store(true)
-				load(4, 12, 2000)
-				load(16, 1, 2000)
+				load(4, 12, 500)
+				load(16, 1, 500)
 				found.report(t)
 				noError(t, db.Close())
 			})
@@ -79,11 +79,11 @@ func TestScarce_Role(t *testing.T) {
 			before := opened()
 			db := openExecutor(t, u.String(), executor)
 			var found faults
-			crowd(64, times(8000), halfWrites(db, &found))()
+			crowd(64, times(4000), halfWrites(db, &found))()
 			found.report(t)
 			n := opened() - before
 			t.Logf("%d connections opened", n)
-			if n > 200 {
+			if n > 100 {
 				t.Errorf("%d connections opened, where 10 are enough", n)
 			}
 		})

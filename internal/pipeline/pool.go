@@ -840,11 +840,16 @@ func (p *Pool) CloseIdle() { closeAll(p.takeIdle()) }
 // none.
 func (p *Pool) Cede(most int64, idle time.Duration) *pgconn.HijackedConn {
 	p.lock()
-	defer p.unlock()
 	if len(p.free) == 0 || int64(len(p.conns)) <= most && time.Since(p.free[0].idleSince) < idle {
+		p.unlock()
 		return nil
 	}
 	k := p.takeFreeLocked(1)[0]
+	p.unlock()
+	if k.front.ReadBufferLen() > 0 { // a notice, say: it would be lost
+		k.close()
+		return nil
+	}
 	k.closed = true
 	k.setGlance(time.Time{})
 	return k.hijacked

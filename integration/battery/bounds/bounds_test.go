@@ -149,10 +149,10 @@ func TestBounds(t *testing.T) {
 	many := job{
 		Load: "many large", DSN: dsn, Seed: seed,
 		Callers: battery.N(150, 10_000), Rows: 15, RowBytes: 64 * kB,
-		Limits: limits{FlightConns: 16},
+		Limits: limits{FlightConns: 16, SessionConns: 16}, // sessions serve, where streams hold the others
 	}
 	manyBound := func(j *job) bound {
-		held := slack + maxMemory + maxMemory/countedWithin + int64(j.Callers)*perFlight + int64(j.Limits.FlightConns)*(perConn+rowsPerConn*int64(j.RowBytes))
+		held := slack + maxMemory + maxMemory/countedWithin + int64(j.Callers)*perFlight + int64(j.Limits.FlightConns+j.Limits.SessionConns)*(perConn+rowsPerConn*int64(j.RowBytes))
 		return bound{held, held, held}
 	}
 	t.Run("ManyLargeResults", func(t *testing.T) {
@@ -203,10 +203,10 @@ func TestBounds(t *testing.T) {
 			columns, where, _ := strings.Cut(s.columns, " WHERE ")
 			j := job{
 				Load: "shapes", DSN: dsn, Seed: seed, Callers: s.callers, Rows: s.rows, Columns: columns, Where: where,
-				Limits: limits{FlightConns: 4, Memory: memory, MaxResult: 2 * mB},
+				Limits: limits{FlightConns: 4, SessionConns: 4, Memory: memory, MaxResult: 2 * mB},
 			}
 			f := run(t, j)
-			limit := memory + memory/countedWithin + int64(j.Callers)*heapOfFlight + 4*(perConn+rowsPerConn*s.rowBytes)
+			limit := memory + memory/countedWithin + int64(j.Callers)*heapOfFlight + 8*(perConn+rowsPerConn*s.rowBytes)
 			got := f.Held.Heap - f.Before.Heap
 			worst = max(worst, float64(got)/float64(limit))
 			if got > limit {
