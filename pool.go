@@ -306,7 +306,9 @@ func (p *pool) await(ctx context.Context, attempt *openError) (*lease, error) {
 			p.other.closeIdle()
 		case alone && tooMany(failed) && p.other.makesRoom():
 			insist, room = true, 100
-		case !alone && r != nil && monotonic() >= r.until:
+		case r == nil: // others have had one opened since
+			insist = true
+		case monotonic() >= r.until:
 			insist = p.refusal.CompareAndSwap(r, refusalOf(failed)) // one at a time
 			if insist && tooMany(failed) {
 				wait = cedePatience
