@@ -288,7 +288,7 @@ func TestPanic_Hooks(t *testing.T) {
 						select {
 						case err := <-done:
 							return err
-						case <-time.After(time.Minute):
+						case <-time.After(time.Minute): // for ever, as far as a test can tell
 							return errors.New("it does not return")
 						}
 					}

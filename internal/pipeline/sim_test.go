@@ -917,7 +917,7 @@ func TestScript_Lanes(t *testing.T) {
 		if st := p.Stats(); st.Idle != 1 {
 			t.Errorf("Stats = %+v; want it idle", st)
 		}
-		time.Sleep(time.Until(began.Add(10*time.Minute + time.Second)))
+		time.Sleep(time.Until(began.Add(10*time.Minute + time.Second))) // the bubble's time
 		if st := p.Stats(); st.Open != 0 {
 			t.Errorf("Stats = %+v; want it closed at the end of its life", st)
 		}
