@@ -31,7 +31,7 @@ type slowCatalog struct {
 func (s *slowCatalog) load(ctx context.Context) (*catalog.Set, error) {
 	s.loads.Add(1)
 	select {
-	case <-time.After(time.Duration(s.takes.Load())):
+	case <-time.After(time.Duration(s.takes.Load())): // the bubble's time
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

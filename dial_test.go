@@ -38,7 +38,7 @@ func (d *dialing) way(answer func(ctx context.Context, n int) error) func(contex
 // takes is a dial that takes so long, and has err then.
 func takes(ctx context.Context, long time.Duration, err error) error {
 	select {
-	case <-time.After(long):
+	case <-time.After(long): // the bubble's time
 		return err
 	case <-ctx.Done():
 		return ctx.Err()

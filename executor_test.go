@@ -341,7 +341,7 @@ func TestShared_Cancel(t *testing.T) {
 	bubble(t, "Storm", func(t *testing.T) {
 		f := &fakeServer{answer: func(ctx context.Context, s *fakeSession, _ string, _ []driver.NamedValue) (*fakeRows, error) {
 			select {
-			case <-time.After(10 * time.Millisecond):
+			case <-time.After(10 * time.Millisecond): // the bubble's time
 				return oneRow(int64(s.id)), nil
 			case <-ctx.Done():
 				return nil, ctx.Err()

@@ -235,7 +235,7 @@ func TestPool_Limits(t *testing.T) {
 					select {
 					case <-done:
 						running = false
-					case <-time.After(slow / 7):
+					case <-time.After(slow / 7): // the bubble's time
 					}
 					synctest.Wait()
 					if hedged {

@@ -481,7 +481,7 @@ func TestConnector_Collected(t *testing.T) {
 			runtime.GC()
 			select {
 			case <-gone:
-			case <-time.After(time.Millisecond):
+			case <-time.After(time.Millisecond): // nothing tells what the collector does
 				if time.Now().Before(end) {
 					continue
 				}

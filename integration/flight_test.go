@@ -827,7 +827,7 @@ func TestCloseDuringTransaction(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(20 * time.Second): // for ever, as far as a test can tell
 			t.Error("Close waits for a transaction")
 		}
 		_ = tx.Rollback()

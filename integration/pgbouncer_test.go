@@ -168,7 +168,7 @@ func runPooler(t *testing.T, what, pooled string, stop syscall.Signal, logFile, 
 		_ = cmd.Process.Signal(stop)
 		select {
 		case <-ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(10 * time.Second): // more than it ever takes
 			t.Errorf("%s does not stop", what)
 			_ = cmd.Process.Kill()
 		}
@@ -189,7 +189,7 @@ func runPooler(t *testing.T, what, pooled string, stop syscall.Signal, logFile, 
 		select {
 		case err := <-ended:
 			return fmt.Errorf("%s ended: %w\n%s", program, err, log())
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(5 * time.Millisecond): // nothing tells when it listens: polling
 		}
 	}
 }

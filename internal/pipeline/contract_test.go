@@ -82,7 +82,7 @@ func TestContract(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				case <-time.After(50 * time.Millisecond):
+				case <-time.After(50 * time.Millisecond): // not a storm: others have their turn
 				}
 			}
 		}()

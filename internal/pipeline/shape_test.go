@@ -76,7 +76,7 @@ func TestShapes_KeepNothing(t *testing.T) {
 		select {
 		case <-gone:
 			return
-		case <-time.After(time.Millisecond):
+		case <-time.After(time.Millisecond): // nothing tells what the collector does
 		}
 		if time.Now().After(end) {
 			t.Fatal("what has a table of Shapes in it is never collected")

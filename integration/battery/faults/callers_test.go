@@ -63,7 +63,7 @@ func TestCancelStorm(t *testing.T) {
 		go func() { wg.Wait(); close(done) }()
 		select {
 		case <-done:
-		case <-time.After(2 * patience):
+		case <-time.After(2 * patience): // which is for ever
 			w.hang(fmt.Sprintf("the callers from %d return", from))
 		}
 		w.hurt.Add(1)
@@ -204,7 +204,7 @@ func TestCloseInTheMiddle(t *testing.T) {
 		go func() { wg.Wait(); close(closed) }()
 		select {
 		case <-closed:
-		case <-time.After(patience):
+		case <-time.After(patience): // which is for ever
 			w.hang("Close returns")
 		}
 		w.progress(50, time.Second)

@@ -594,7 +594,7 @@ func (w *world) finish(cleanup ...func()) {
 	go func() { w.loading.Wait(); close(gone) }()
 	select {
 	case <-gone:
-	case <-time.After(2 * patience):
+	case <-time.After(2 * patience): // which is for ever
 		w.hang("the callers return")
 	}
 	sum := w.past
